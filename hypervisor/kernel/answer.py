@@ -1,0 +1,153 @@
+"""VCPU_RUN: what a VMM says about an exit, taken as hostile input, checked field by field, and applied.
+
+An answer is read from the vCPU page once: what was checked is what is used, whatever the VMM writes meanwhile. An answer that
+breaks a rule (hypervisor/spec/answer.py) ends the VM; the vCPU never runs on it.
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.hw import memory
+from hypervisor.kernel import state
+from hypervisor.kernel.compartment import VCPU
+from hypervisor.kernel.switch import switcher
+from hypervisor.kernel.task import IN_VCPU_RUN
+from hypervisor.kernel.vcpu import RAX, RBX, RCX, RDX, vcpus
+from hypervisor.spec import call, ending, status
+from hypervisor.spec import exit as kinds
+from hypervisor.spec import answer as rules
+from hypervisor.spec.cpu import VECTORS
+from hypervisor.spec.vcpu import ACTIONS, ANSWER, COMPLETE, EXIT, GROUPS, INJECT, RESUME
+
+R0 = r_uint(0)
+LOW32 = r_uint(0xffffffff)
+INJECTABLE = r_uint(sum(1 << number for number, name, _ in VECTORS if name != 'NMI' and number < 21))
+VMM_ENDINGS = r_uint(sum(1 << code for code in ending.VMM_MAY_SAY))
+
+# Bit `kind` is set where the action may answer that kind of exit.
+MAY_COMPLETE = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.HLT)))
+MAY_RESUME = r_uint(sum(1 << k for k in (kinds.IO, kinds.MEMORY, kinds.SHUTDOWN)))
+MAY_INJECT = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.MEMORY)))
+
+
+def vcpu_run(caller, slot, deadline):
+    """The caller answers the outstanding exit, if there is one, and waits."""
+    if caller.slot_kind(slot) != VCPU:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    vcpu = vcpus[intmask(caller.first[intmask(slot)])]
+    if vcpu.outstanding or not vcpu.started:
+        rule = take_answer(vcpu)
+        if rule != 0:
+            caller.stop(ending.VMM_BAD_ANSWER, r_uint(rule))
+            return
+        vcpu.outstanding = False
+        vcpu.started = True
+        vcpu.ready = True
+        caller.task.owes = False
+        caller.task.owed_ticks = R0
+    if caller.signals != R0:
+        caller.task.answer(status.OK, r_uint(call.REASON_SIGNAL))
+        return
+    caller.task.vcpu = vcpu
+    caller.task.block(IN_VCPU_RUN, deadline)
+
+
+def take_answer(vcpu):
+    """Check and apply. Returns 0 or the number of the broken rule."""
+    page = vcpu.page
+    action = memory.load64(page + ANSWER['ACTION'])
+    dirty = memory.load64(page + ANSWER['DIRTY'])
+    memory.store64(page + ANSWER['DIRTY'], R0)
+    if action >= r_uint(ACTIONS):
+        return rules.RULE_ACTION_UNKNOWN
+    if dirty & ~r_uint(GROUPS) != R0:
+        return rules.RULE_DIRTY_UNKNOWN
+    if not vcpu.started:
+        return state.apply(vcpu, dirty)
+    kind = r_uint(1) << vcpu.exit_kind
+    if action == r_uint(COMPLETE):
+        if kind & MAY_COMPLETE == R0:
+            return rules.RULE_ACTION_UNFIT
+        complete(vcpu, page)
+    elif action == r_uint(RESUME):
+        if kind & MAY_RESUME == R0:
+            return rules.RULE_ACTION_UNFIT
+    else:
+        if kind & MAY_INJECT == R0:
+            return rules.RULE_ACTION_UNFIT
+        rule = inject(vcpu, page)
+        if rule != 0:
+            return rule
+    if dirty == R0:
+        return 0
+    return state.apply(vcpu, dirty)
+
+
+def complete(vcpu, page):
+    """Put the result where the instruction wants it, and step over it."""
+    result = memory.load64(page + ANSWER['RESULT'])
+    kind = vcpu.exit_kind
+    if kind == kinds.IO:
+        if vcpu.exit_flags & r_uint(kinds.IO_IN) != R0:
+            vcpu.set_gpr(RAX, merged(vcpu.gpr(RAX), result, vcpu.exit_size))
+    elif kind == kinds.MSR_READ:
+        vcpu.set_gpr(RAX, result & LOW32)
+        vcpu.set_gpr(RDX, result >> 32)
+    elif kind == kinds.CPUID:
+        other = memory.load64(page + ANSWER['RESULT2'])
+        vcpu.set_gpr(RAX, result & LOW32)
+        vcpu.set_gpr(RBX, result >> 32)
+        vcpu.set_gpr(RCX, other & LOW32)
+        vcpu.set_gpr(RDX, other >> 32)
+    switcher.vendor.advance(vcpu)
+
+
+def merged(register, value, size):
+    """A register after a write of `size` bytes to its low part: 1 and 2 keep the rest, 4 clears it, as in 64-bit code."""
+    if size == r_uint(1):
+        return (register & ~r_uint(0xff)) | (value & r_uint(0xff))
+    if size == r_uint(2):
+        return (register & ~r_uint(0xffff)) | (value & r_uint(0xffff))
+    return value & LOW32
+
+
+def inject(vcpu, page):
+    vector = memory.load64(page + ANSWER['RESULT2'])
+    error = memory.load64(page + ANSWER['ERROR'])
+    if vector >= r_uint(32) or (INJECTABLE >> intmask(vector)) & 1 == R0:
+        return rules.RULE_VECTOR
+    if error > LOW32:
+        return rules.RULE_ERROR_CODE
+    switcher.vendor.inject(vcpu, intmask(vector), error)
+    return 0
+
+
+def write_state(vcpu, groups):
+    """Fill the state part of the vCPU page."""
+    state.write(vcpu, groups)
+
+
+def deliver(vcpu):
+    """An exit is the VMM's business: fill the vCPU page and make the VMM ready."""
+    page = vcpu.page
+    memory.store64(page + EXIT['KIND'], r_uint(vcpu.exit_kind))
+    memory.store64(page + EXIT['RIP'], switcher.vendor.get(vcpu, state.RIP))
+    memory.store64(page + EXIT['LENGTH'], vcpu.exit_length)
+    memory.store64(page + EXIT['SELECTOR'], vcpu.exit_selector)
+    memory.store64(page + EXIT['SIZE'], vcpu.exit_size)
+    memory.store64(page + EXIT['FLAGS'], vcpu.exit_flags)
+    memory.store64(page + EXIT['VALUE'], vcpu.exit_value)
+    vcpu.outstanding = True
+    vcpu.ready = False
+    task = vcpu.compartment.task
+    task.owes = True
+    if task.blocked == IN_VCPU_RUN and task.vcpu is vcpu:
+        task.answer(status.OK, r_uint(call.REASON_EXIT))
+        task.wake()
+
+
+def stop_self(caller, how, detail):
+    """STOP(SLOT_SELF): a task ends its own compartment, with one of the codes that are a VMM's to say."""
+    if how >= r_uint(32) or (VMM_ENDINGS >> intmask(how)) & 1 == R0:
+        caller.stop(ending.VMM_BAD_ANSWER, r_uint(rules.RULE_ENDING))
+        return
+    caller.stop(intmask(how), detail)

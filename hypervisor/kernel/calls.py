@@ -1,0 +1,397 @@
+"""Kernel calls: what tasks ask for. Numbers, arguments and meaning: docs/abi.md.
+
+Every argument is hostile. A call checks all of them before it changes anything, and does at most BATCH frames.
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.hw import cpu, memory
+from hypervisor.kernel import answer, limit
+from hypervisor.kernel.arena import arena
+from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
+                                           compartments)
+from hypervisor.kernel.create import create_compartment, create_vcpu, release_compartment
+from hypervisor.kernel.frames import frames
+from hypervisor.kernel.mapping import map_frames, unmap_pages
+from hypervisor.kernel.ring import rings
+from hypervisor.kernel.task import IN_VCPU_RUN, IN_WAIT
+from hypervisor.kernel.vcpu import vcpus
+from hypervisor.spec import call, ending, status
+from hypervisor.spec import exit as kinds
+from hypervisor.spec.context import AREA
+from hypervisor.spec.cpu import RFLAGS_FIXED, RFLAGS_IF
+from hypervisor.spec.layout import PAGE
+from hypervisor.spec.vcpu import GROUPS, GROUP_CPUID, INSPECT, RING_BYTES
+
+R0 = r_uint(0)
+BATCH = r_uint(call.BATCH)
+SELF = r_uint(call.SLOT_SELF)
+RDI, RSI, RDX, R10, R8, R9, RAX = [AREA[name] for name in ('RDI', 'RSI', 'RDX', 'R10', 'R8', 'R9', 'RAX')]
+
+
+def dispatch(caller):
+    """Do the call that the caller's task has just made."""
+    task = caller.task
+    number = task.argument(RAX)
+    a = task.argument(RDI)
+    b = task.argument(RSI)
+    c = task.argument(RDX)
+    d = task.argument(R10)
+    if number == r_uint(call.VCPU_RUN):         # first: it is the hot one
+        answer.vcpu_run(caller, a, b)
+    elif number == r_uint(call.WAIT):
+        wait(caller, a)
+    elif number == r_uint(call.RING_SEND):
+        ring_send(caller, a, b)
+    elif number == r_uint(call.RING_RECEIVE):
+        ring_receive(caller, a)
+    elif number == r_uint(call.PORT_IN):
+        port_in(caller, a, b, c)
+    elif number == r_uint(call.PORT_OUT):
+        port_out(caller, a, b, c, d)
+    elif number == r_uint(call.MAP):
+        map_region(caller, a, b, c, d, task.argument(R8), task.argument(R9))
+    elif number == r_uint(call.CREATE):
+        create(caller, a)
+    elif number == r_uint(call.GIVE):
+        give(caller, a, b, c, d, task.argument(R8))
+    elif number == r_uint(call.TAKE):
+        take(caller, a, b, c)
+    elif number == r_uint(call.VCPU_CREATE):
+        vcpu_create(caller, a, b)
+    elif number == r_uint(call.RING_CREATE):
+        ring_create(caller, a, b, c, d)
+    elif number == r_uint(call.START):
+        start(caller, a, b, c, d)
+    elif number == r_uint(call.STOP):
+        stop(caller, a, b, c)
+    elif number == r_uint(call.INSPECT):
+        inspect(caller, a)
+    elif number == r_uint(call.VCPU_READ):
+        vcpu_read(caller, a, b)
+    else:
+        task.answer(status.BAD_CALL, R0)
+
+
+def named(caller, slot):
+    """The compartment that a slot names: another one's capability, or the caller itself. None if it names none."""
+    kind = caller.slot_kind(slot)
+    if kind != COMPARTMENT:
+        return None
+    number = caller.first[intmask(slot)]
+    if number >= r_uint(limit.COMPARTMENTS):
+        return None
+    return compartments[intmask(number)]
+
+
+def other(caller, slot):
+    """As `named`, but never the caller: what only the creator of a compartment may do."""
+    compartment = named(caller, slot)
+    if compartment is caller:
+        return None
+    return compartment
+
+
+def wait(caller, deadline):
+    task = caller.task
+    if caller.signals != R0:
+        task.answer(status.OK, caller.signals)
+        caller.signals = R0
+        return
+    task.waiting_since = cpu.rdtsc()
+    task.block(IN_WAIT, deadline)
+
+
+def ring_send(caller, slot, count):
+    if caller.slot_kind(slot) != RING_SENDER:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if count > r_uint(RING_BYTES):
+        caller.task.answer(status.BAD_SIZE, R0)
+        return
+    ring = rings[intmask(caller.first[intmask(slot)])]
+    taken = ring.put(caller.task.page, count)
+    caller.task.answer(status.OK, taken)
+    if taken > R0 and ring.receiver is not None:
+        ring.receiver.signal(ring.receiver_slot)
+
+
+def ring_receive(caller, slot):
+    if caller.slot_kind(slot) != RING_RECEIVER:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    ring = rings[intmask(caller.first[intmask(slot)])]
+    count = ring.get(caller.task.page, r_uint(RING_BYTES))
+    caller.task.answer(status.OK, count)
+    if count > R0 and ring.starved and ring.sender is not None:
+        ring.starved = False
+        ring.sender.signal(ring.sender_slot)
+
+
+def port_allowed(caller, slot, port, size):
+    """Status of an access to `size` ports from `port` on."""
+    if caller.slot_kind(slot) != PORTS:
+        return status.BAD_SLOT
+    if size != r_uint(1) and size != r_uint(2) and size != r_uint(4):
+        return status.BAD_SIZE
+    first = caller.first[intmask(slot)]
+    end = first + caller.second[intmask(slot)]
+    if port < first or port > r_uint(0xffff) or port + size > end:
+        return status.BAD_RANGE
+    return status.OK
+
+
+def port_in(caller, slot, port, size):
+    code = port_allowed(caller, slot, port, size)
+    value = R0
+    if code == status.OK:
+        value = cpu.port_in(port, size)
+    caller.task.answer(code, value)
+
+
+def port_out(caller, slot, port, size, value):
+    code = port_allowed(caller, slot, port, size)
+    if code == status.OK:
+        cpu.port_out(port, size, value)
+    caller.task.answer(code, R0)
+
+
+def map_region(caller, slot, region, first, address, count, rights):
+    target = named(caller, slot)
+    if target is None or target.state == call.STATE_ENDED:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if count == R0 or count > BATCH:
+        caller.task.answer(status.BAD_RANGE, R0)
+        return
+    if rights & ~r_uint(call.GUEST) == R0:
+        unmap_pages(caller.task, target, address, count, rights)
+        return
+    if target.slot_kind(region) != REGION:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    size = target.second[intmask(region)]
+    if first >= size or count > size - first:
+        caller.task.answer(status.BAD_RANGE, R0)
+        return
+    map_frames(caller.task, target, target.first[intmask(region)] + first, address, count, rights)
+
+
+def create(caller, slot):
+    if caller.number != 0:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if not caller.slot_free(slot):
+        caller.task.answer(status.SLOT_IN_USE, R0)
+        return
+    caller.task.answer(create_compartment(caller, intmask(slot)), R0)
+
+
+def give(caller, slot, region, first, count, target_slot):
+    """All or nothing for at most BATCH frames: each must be the caller's and unmapped."""
+    target = other(caller, slot)
+    if target is None or caller.slot_kind(region) != REGION:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if target.state == call.STATE_ENDED:
+        caller.task.answer(status.BAD_STATE, R0)
+        return
+    size = caller.second[intmask(region)]
+    if count == R0 or count > BATCH or first >= size or count > size - first:
+        caller.task.answer(status.BAD_RANGE, R0)
+        return
+    frame = caller.first[intmask(region)] + first
+    kind = target.slot_kind(target_slot)
+    if target_slot >= r_uint(call.SLOTS) or not (kind == EMPTY or kind == REGION):
+        caller.task.answer(status.SLOT_IN_USE, R0)
+        return
+    to = intmask(target_slot)
+    if kind == REGION and target.first[to] + target.second[to] != frame:
+        caller.task.answer(status.SLOT_IN_USE, R0)
+        return
+    code = transferable(caller, frame, count)
+    if code != status.OK:
+        caller.task.answer(code, R0)
+        return
+    hand_over(target, frame, count)
+    if kind == REGION:
+        target.second[to] += count
+    else:
+        target.set_slot(to, REGION, frame, count)
+    caller.task.answer(status.OK, count)
+
+
+def transferable(caller, frame, count):
+    """Are all frames the caller's and unmapped?"""
+    end = frame + count
+    while frame < end:
+        if frames.owner(frame) != caller.owner:
+            return status.NOT_OWNER
+        if frames.uses(frame) != 0:
+            return status.IN_USE
+        frame += 1
+    return status.OK
+
+
+def hand_over(target, frame, count):
+    end = frame + count
+    while frame < end:
+        frames.set_owner(frame, target.owner)
+        frame += 1
+
+
+def take(caller, slot, target_slot, own_slot):
+    """The frames of an ended compartment come back from the end of the region; its mappings are already gone."""
+    target = other(caller, slot)
+    if target is None or target.slot_kind(target_slot) != REGION:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if target.state != call.STATE_ENDED:
+        caller.task.answer(status.BAD_STATE, R0)
+        return
+    at = intmask(target_slot)
+    size = target.second[at]
+    count = size
+    if count > BATCH:
+        count = BATCH
+    frame = target.first[at] + (size - count)
+    if not receive(caller, own_slot, frame, count):
+        caller.task.answer(status.SLOT_IN_USE, R0)
+        return
+    hand_over(caller, frame, count)
+    target.second[at] = size - count
+    if size == count:
+        target.set_slot(at, EMPTY, R0, R0)
+    caller.task.answer(status.OK, size - count)
+
+
+def receive(caller, slot, frame, count):
+    """Let `slot` cover the frames: an empty slot, a region that begins where they end, or one that contains them anyway."""
+    kind = caller.slot_kind(slot)
+    if slot >= r_uint(call.SLOTS):
+        return False
+    mine = intmask(slot)
+    if kind == EMPTY:
+        caller.set_slot(mine, REGION, frame, count)
+        return True
+    if kind != REGION:
+        return False
+    first = caller.first[mine]
+    if first == frame + count:
+        caller.first[mine] = frame
+        caller.second[mine] += count
+        return True
+    return frame >= first and frame + count <= first + caller.second[mine]
+
+
+def vcpu_create(caller, slot, target_slot):
+    target = other(caller, slot)
+    if target is None:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if target.state != call.STATE_NEW:
+        caller.task.answer(status.BAD_STATE, R0)
+        return
+    if not target.slot_free(target_slot):
+        caller.task.answer(status.SLOT_IN_USE, R0)
+        return
+    caller.task.answer(create_vcpu(target, intmask(target_slot)), R0)
+
+
+def ring_create(caller, from_slot, from_at, to_slot, to_at):
+    sender = named(caller, from_slot)
+    receiver = named(caller, to_slot)
+    if caller.number != 0 or sender is None or receiver is None or sender is receiver:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if sender.state == call.STATE_ENDED or receiver.state == call.STATE_ENDED:
+        caller.task.answer(status.BAD_STATE, R0)
+        return
+    if not sender.slot_free(from_at) or not receiver.slot_free(to_at):
+        caller.task.answer(status.SLOT_IN_USE, R0)
+        return
+    n = 0
+    while n < limit.RINGS and rings[n].used:
+        n += 1
+    if n == limit.RINGS:
+        caller.task.answer(status.NO_ROOM, R0)
+        return
+    if rings[n].buffer == R0:
+        hpa = caller.take_page()        # the creator pays, and its pages outlive the other end
+        if hpa == R0:
+            caller.task.answer(status.NO_MEMORY, R0)
+            return
+        rings[n].buffer = arena.hva(hpa)
+    rings[n].open(sender, intmask(from_at), receiver, intmask(to_at))
+    sender.set_slot(intmask(from_at), RING_SENDER, r_uint(n), R0)
+    receiver.set_slot(intmask(to_at), RING_RECEIVER, r_uint(n), R0)
+    caller.task.answer(status.OK, R0)
+
+
+def start(caller, slot, entry, stack, argument):
+    target = other(caller, slot)
+    if target is None:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if target.state != call.STATE_NEW:
+        caller.task.answer(status.BAD_STATE, R0)
+        return
+    target.state = call.STATE_RUNNING
+    area = target.task.area
+    memory.store64(area + AREA['RIP'], entry)
+    memory.store64(area + AREA['RSP'], stack)
+    memory.store64(area + RDI, argument)
+    memory.store64(area + AREA['RFLAGS'], r_uint(RFLAGS_FIXED | RFLAGS_IF))
+    target.task.owes = target.vcpu_count > 0
+    target.task.wake()
+    caller.task.answer(status.OK, R0)
+
+
+def stop(caller, slot, how, detail):
+    target = named(caller, slot)
+    if target is None:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if target is caller:
+        answer.stop_self(caller, how, detail)
+        return
+    if target.state == call.STATE_ENDED:
+        caller.task.answer(release_compartment(caller, target, intmask(slot)), R0)
+        return
+    code = ending.DESTROYED
+    if how == r_uint(ending.NOT_STARTED):
+        code = ending.NOT_STARTED
+    target.stop(code, detail)
+    caller.task.answer(status.OK, R0)
+
+
+def inspect(caller, slot):
+    target = other(caller, slot)
+    if target is None:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    page = caller.task.page
+    memory.store64(page + INSPECT['STATE'], r_uint(target.state))
+    memory.store64(page + INSPECT['HOW'], r_uint(target.how))
+    memory.store64(page + INSPECT['DETAIL'], target.detail)
+    memory.store64(page + INSPECT['TICKS'], target.run_ticks())
+    memory.store64(page + INSPECT['VMM_TICKS'], target.task.ticks)
+    n = 0
+    while n < kinds.COUNT:
+        memory.store64(page + INSPECT['EXITS'] + 8 * n, target.exits(n))
+        n += 1
+    caller.task.answer(status.OK, r_uint(target.state))
+
+
+def vcpu_read(caller, slot, groups):
+    if caller.slot_kind(slot) != VCPU:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    vcpu = vcpus[intmask(caller.first[intmask(slot)])]
+    if not vcpu.outstanding:
+        caller.task.answer(status.BAD_STATE, R0)
+        return
+    if groups & ~r_uint(GROUPS & ~GROUP_CPUID) != R0:
+        caller.task.answer(status.BAD_RANGE, R0)
+        return
+    answer.write_state(vcpu, groups)
+    caller.task.answer(status.OK, R0)

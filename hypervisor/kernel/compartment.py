@@ -1,0 +1,182 @@
+"""Compartments: who owns frames. Each has one task and, if it is a VM, a nested address space and vCPUs."""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.kernel import limit
+from hypervisor.kernel.arena import Account, arena
+from hypervisor.kernel.frames import FIRST_COMPARTMENT
+from hypervisor.kernel.paging import Space
+from hypervisor.kernel.switch import switcher
+from hypervisor.kernel.task import NEVER, NOT_BLOCKED, Task
+from hypervisor.spec import call, ending, status
+from hypervisor.spec import exit as kinds
+
+R0 = r_uint(0)
+
+# Kinds of capability in a slot, and what its two words mean
+EMPTY = 0
+REGION = 1              # first frame, frames
+COMPARTMENT = 2         # number
+VCPU = 3                # number in the kernel
+RING_SENDER = 4         # number
+RING_RECEIVER = 5       # number
+PORTS = 6               # first port, ports
+
+
+class Compartment(Account):
+    """Number 0 is the manager's. A compartment is free while `used` is not set."""
+
+    def __init__(self, number):
+        self.number = number
+        self.owner = FIRST_COMPARTMENT + number
+        self.used = False
+        self.state = call.STATE_NEW
+        self.how = ending.NONE
+        self.detail = R0
+        self.task = Task()
+        self.task.compartment = self
+        self.space = Space()
+        self.nested = Space()
+        self.tag = r_uint(number)       # ASID and VPID: never 0, which is the host's
+        self.vcpus = [None] * limit.VCPUS_PER_VM
+        self.vcpu_count = 0
+        self.turn = 0                   # the vCPU that the scheduler looked at last
+        self.kinds = [EMPTY] * call.SLOTS
+        self.first = [R0] * call.SLOTS
+        self.second = [R0] * call.SLOTS
+        self.signals = R0
+        self.counts = [R0] * kinds.COUNT    # exits of vCPUs that are gone
+        self.vcpu_ticks = R0                # likewise
+        self.creator = None
+        self.creator_slot = 0
+        self.pages_head = R0
+        self.pages_tail = R0
+        self.pages_count = 0
+
+    def take_page(self):
+        """A cleared page from the arena on this compartment's account. Returns its hpa, or 0."""
+        if self.pages_count >= limit.PAGES_PER_COMPARTMENT:
+            return R0
+        hpa = arena.take()
+        if hpa == R0:
+            return R0
+        if self.pages_head == R0:
+            self.pages_tail = hpa
+        arena.chain(hpa, self.pages_head)
+        self.pages_head = hpa
+        self.pages_count += 1
+        return hpa
+
+    def free_pages(self):
+        arena.give_chain(self.pages_head, self.pages_tail, self.pages_count)
+        self.pages_head = R0
+        self.pages_tail = R0
+        self.pages_count = 0
+
+    def slot_kind(self, slot):
+        """The kind of capability in a slot that the caller named; EMPTY for a number out of range."""
+        if slot >= r_uint(call.SLOTS):
+            return EMPTY
+        return self.kinds[intmask(slot)]
+
+    def slot_free(self, slot):
+        return slot < r_uint(call.SLOTS) and self.kinds[intmask(slot)] == EMPTY
+
+    def set_slot(self, slot, kind, first, second):
+        self.kinds[slot] = kind
+        self.first[slot] = first
+        self.second[slot] = second
+
+    def signal(self, slot):
+        """Set a signal bit; wakes the task if it waits for one."""
+        self.signals |= r_uint(1) << slot
+        self.task.signalled()
+
+    def stop(self, how, detail):
+        """End it: nothing of it runs again, its kernel pages are free, its creator is told. Its frames stay its own until
+        the creator takes them."""
+        if self.state == call.STATE_ENDED:
+            return
+        self.state = call.STATE_ENDED
+        self.how = how
+        self.detail = detail
+        self.task.ready = False
+        self.task.blocked = NOT_BLOCKED
+        self.task.deadline = NEVER
+        self.task.owes = False
+        n = 0
+        while n < self.vcpu_count:
+            self._stop_vcpu(self.vcpus[n])
+            n += 1
+        self.space.close()
+        self.nested.close()
+        self.free_pages()
+        if self.creator is not None:
+            self.creator.signal(self.creator_slot)
+
+    def _stop_vcpu(self, vcpu):
+        if vcpu is None:
+            return
+        vcpu.ready = False
+        vcpu.outstanding = False
+        switcher.release(vcpu)
+        self.vcpu_ticks += vcpu.ticks
+        n = 0
+        while n < kinds.COUNT:
+            self.counts[n] += vcpu.counts[n]
+            vcpu.counts[n] = R0
+            n += 1
+        vcpu.ticks = R0
+
+    def flush_nested(self):
+        """Nested mappings were taken away: no vCPU of it may run on old translations."""
+        n = 0
+        while n < self.vcpu_count:
+            vcpu = self.vcpus[n]
+            if vcpu is not None:
+                vcpu.flush = True
+            n += 1
+
+    def run_ticks(self):
+        """TSC ticks of all its vCPUs."""
+        total = self.vcpu_ticks
+        n = 0
+        while n < self.vcpu_count:
+            vcpu = self.vcpus[n]
+            if vcpu is not None:
+                total += vcpu.ticks
+            n += 1
+        return total
+
+    def exits(self, kind):
+        total = self.counts[kind]
+        n = 0
+        while n < self.vcpu_count:
+            vcpu = self.vcpus[n]
+            if vcpu is not None:
+                total += vcpu.counts[kind]
+            n += 1
+        return total
+
+    def finish_wait(self):
+        """End the task's WAIT: it gets the signal bits, which are cleared."""
+        self.task.answer(status.OK, self.signals)
+        self.signals = R0
+        self.task.wake()
+
+    def next_vcpu(self):
+        """The vCPU to run next, None if none is ready. Takes turns."""
+        count = self.vcpu_count
+        n = 0
+        while n < count:
+            self.turn += 1
+            if self.turn >= count:
+                self.turn = 0
+            vcpu = self.vcpus[self.turn]
+            if vcpu is not None and vcpu.ready:
+                return vcpu
+            n += 1
+        return None
+
+
+compartments = [Compartment(n) for n in range(limit.COMPARTMENTS)]
+manager = compartments[0]

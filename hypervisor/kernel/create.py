@@ -1,0 +1,214 @@
+"""Making compartments and vCPUs out of the objects that exist from the start, and giving the objects back."""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.hw import image, memory
+from hypervisor.kernel import limit
+from hypervisor.kernel.arena import arena
+from hypervisor.kernel.compartment import COMPARTMENT, EMPTY, REGION, RING_RECEIVER, RING_SENDER, VCPU, compartments
+from hypervisor.kernel.paging import TASK_TABLE, kernel_leaf, task_leaf
+from hypervisor.kernel.ring import rings
+from hypervisor.kernel.switch import FPU_BYTES, switcher
+from hypervisor.kernel.task import NOT_BLOCKED
+from hypervisor.kernel.vcpu import vcpus
+from hypervisor.spec import call, context, ending, status
+from hypervisor.spec import exit as kinds
+from hypervisor.spec.layout import KERNEL_BASE, PAGE, TASK_PAGE, VCPU_PAGE
+
+R0 = r_uint(0)
+IMAGE_BASE = r_uint(KERNEL_BASE)
+FPU_CONTROL_RESET = r_uint(0x37f)       # as FNINIT leaves it; guests see the architectural 0x40 only after a real reset
+MXCSR_RESET = r_uint(0x1f80)
+
+
+def create_compartment(creator, slot):
+    """Returns a status; on OK the creator's slot holds the capability."""
+    n = 1
+    while n < limit.COMPARTMENTS and compartments[n].used:
+        n += 1
+    if n == limit.COMPARTMENTS:
+        return status.NO_ROOM
+    compartment = compartments[n]
+    code = open_compartment(compartment)
+    if code != status.OK:
+        compartment.free_pages()
+        return code
+    compartment.creator = creator
+    compartment.creator_slot = slot
+    creator.set_slot(slot, COMPARTMENT, r_uint(n), R0)
+    return status.OK
+
+
+def open_compartment(compartment):
+    """Space, task area, task page. Also makes the manager's, whose creator is nobody."""
+    compartment.used = True
+    compartment.state = call.STATE_NEW
+    compartment.how = ending.NONE
+    compartment.detail = R0
+    compartment.signals = R0
+    compartment.vcpu_count = 0
+    compartment.vcpu_ticks = R0
+    compartment.creator = None
+    n = 0
+    while n < kinds.COUNT:
+        compartment.counts[n] = R0
+        n += 1
+    n = 0
+    while n < call.SLOTS:
+        compartment.set_slot(n, EMPTY, R0, R0)
+        n += 1
+    compartment.set_slot(call.SLOT_SELF, COMPARTMENT, r_uint(compartment.number), R0)
+    code = open_task(compartment)
+    if code != status.OK:
+        compartment.used = False
+    return code
+
+
+def open_task(compartment):
+    task = compartment.task
+    task.ready = False
+    task.blocked = NOT_BLOCKED
+    task.owes = False
+    task.owed_ticks = R0
+    task.ticks = R0
+    code = compartment.space.open(compartment, TASK_TABLE)
+    if code != status.OK:
+        return code
+    code = map_entry_pages(compartment)
+    if code != status.OK:
+        return code
+    area = compartment.take_page()
+    task.page_hpa = compartment.take_page()
+    if area == R0 or task.page_hpa == R0:
+        return status.NO_MEMORY
+    task.area = arena.hva(area)
+    task.page = arena.hva(task.page_hpa)
+    return compartment.space.map(compartment, r_uint(TASK_PAGE), task.page_hpa, task_leaf(call.READ | call.WRITE, False), 0)
+
+
+def map_entry_pages(compartment):
+    """The kernel half of a task's root: what gets the processor from ring 3 into the kernel root, and nothing else."""
+    code = map_entry_range(compartment, image.symbol(r_uint(image.ENTRY_TEXT_START)),
+                           image.symbol(r_uint(image.ENTRY_TEXT_END)), call.READ | call.EXECUTE)
+    if code != status.OK:
+        return code
+    return map_entry_range(compartment, image.symbol(r_uint(image.ENTRY_DATA_START)),
+                           image.symbol(r_uint(image.ENTRY_DATA_END)), call.READ | call.WRITE)
+
+
+def map_entry_range(compartment, address, end, rights):
+    while address < end:
+        code = compartment.space.map(compartment, address, address - IMAGE_BASE, kernel_leaf(rights), 0)
+        if code != status.OK:
+            return code
+        address += PAGE
+    return status.OK
+
+
+def create_vcpu(compartment, slot):
+    """Returns a status; on OK the compartment's own slot holds the capability."""
+    if compartment.vcpu_count >= limit.VCPUS_PER_VM:
+        return status.NO_ROOM
+    n = 0
+    while n < limit.VCPUS and vcpus[n].compartment is not None:
+        n += 1
+    if n == limit.VCPUS:
+        return status.NO_ROOM
+    vcpu = vcpus[n]
+    vcpu.compartment = compartment
+    vcpu.index = compartment.vcpu_count
+    code = open_vcpu(vcpu, compartment)
+    if code != status.OK:
+        vcpu.compartment = None
+        return code
+    compartment.vcpus[vcpu.index] = vcpu
+    compartment.vcpu_count += 1
+    compartment.set_slot(slot, VCPU, r_uint(n), R0)
+    return status.OK
+
+
+def open_vcpu(vcpu, compartment):
+    if compartment.nested.root == R0:
+        code = compartment.nested.open(compartment, switcher.vendor.table_bits())
+        if code != status.OK:
+            return code
+    private = compartment.take_page()
+    vcpu.page_hpa = compartment.take_page()
+    if private == R0 or vcpu.page_hpa == R0:
+        return status.NO_MEMORY
+    vcpu.page = arena.hva(vcpu.page_hpa)
+    base = arena.hva(private)
+    vcpu.area = base + context.PRIVATE_AREA
+    vcpu.cpuid = base + context.PRIVATE_CPUID
+    vcpu.fpu = base + context.PRIVATE_FPU
+    reset_vcpu(vcpu)
+    vcpu.tag = compartment.tag
+    code = switcher.vendor.create(vcpu)
+    if code != status.OK:
+        return code
+    address = r_uint(VCPU_PAGE) + r_uint(vcpu.index) * PAGE
+    return compartment.space.map(compartment, address, vcpu.page_hpa, task_leaf(call.READ | call.WRITE, False), 0)
+
+
+def reset_vcpu(vcpu):
+    """What the kernel itself keeps of a vCPU, as after a reset."""
+    vcpu.ready = False
+    vcpu.started = False
+    vcpu.outstanding = False
+    vcpu.flush = True
+    vcpu.ticks = R0
+    vcpu.event = R0
+    vcpu.event_error = R0
+    vcpu.xcr0 = r_uint(1)
+    vcpu.dr0 = R0
+    vcpu.dr1 = R0
+    vcpu.dr2 = R0
+    vcpu.dr3 = R0
+    vcpu.dr6 = r_uint(0xffff0ff0)
+    vcpu.kernel_gs_base = R0
+    vcpu.star = R0
+    vcpu.lstar = R0
+    vcpu.cstar = R0
+    vcpu.sfmask = R0
+    memory.clear(vcpu.fpu, r_uint(FPU_BYTES))
+    memory.store16(vcpu.fpu, FPU_CONTROL_RESET)
+    memory.store32(vcpu.fpu + 24, MXCSR_RESET)
+    n = 0
+    while n < kinds.COUNT:
+        vcpu.counts[n] = R0
+        n += 1
+
+
+def release_compartment(creator, compartment, slot):
+    """An ended compartment without regions becomes free for the next CREATE."""
+    n = 0
+    while n < call.SLOTS:
+        if compartment.kinds[n] == REGION:
+            return status.IN_USE
+        n += 1
+    n = 0
+    while n < call.SLOTS:
+        close_slot(creator, compartment, n)
+        n += 1
+    n = 0
+    while n < compartment.vcpu_count:
+        vcpu = compartment.vcpus[n]
+        if vcpu is not None:
+            vcpu.compartment = None
+            compartment.vcpus[n] = None
+        n += 1
+    compartment.vcpu_count = 0
+    compartment.used = False
+    creator.set_slot(slot, EMPTY, R0, R0)
+    return status.OK
+
+
+def close_slot(creator, compartment, n):
+    """Rings end at both ends."""
+    kind = compartment.kinds[n]
+    if kind == RING_SENDER or kind == RING_RECEIVER:
+        ring = rings[intmask(compartment.first[n])]
+        if ring.sender is not None:
+            ring.sender.set_slot(ring.sender_slot, EMPTY, R0, R0)
+        if ring.receiver is not None:
+            ring.receiver.set_slot(ring.receiver_slot, EMPTY, R0, R0)
+        ring.close()

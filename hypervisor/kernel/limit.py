@@ -1,0 +1,10 @@
+"""How many of each thing the kernel can hold: every object exists from the start, so these bound its memory and its loops."""
+
+COMPARTMENTS = 9            # the manager and eight VMs
+VCPUS = 16                  # of all VMs
+VCPUS_PER_VM = 4
+RINGS = 32
+RING_CAPACITY = 4096        # bytes in a ring
+PAGES_PER_COMPARTMENT = 192     # arena pages that one compartment may hold: its tables, VMCBs, message pages
+SLICE_MICROSECONDS = 10000
+SILENCE_MICROSECONDS = 1000000  # what a VMM may take to answer an exit

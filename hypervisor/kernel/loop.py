@@ -1,0 +1,56 @@
+"""The loop: pick a context, run it until it exits, finish the exit or hand it on. For ever.
+
+Every crossing between privilege levels is a call that returns here; interrupts are off and nothing re-enters.
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import cpu
+from hypervisor.kernel import calls, exits, panic
+from hypervisor.kernel.scheduler import scheduler
+from hypervisor.kernel.switch import switcher
+from hypervisor.spec import call, ending
+from hypervisor.spec.context import AREA
+
+GATE = r_uint(call.GATE)
+
+
+def run_forever():
+    while True:
+        step()
+
+
+def step():
+    """One context, one exit."""
+    scheduler.pick()
+    vcpu = scheduler.vcpu
+    if vcpu is None:
+        run_task(scheduler.compartment)
+    else:
+        run_vcpu(vcpu)
+
+
+def run_vcpu(vcpu):
+    if switcher.owner is not vcpu:
+        switcher.claim(vcpu)
+    switcher.vendor.run(vcpu)
+    exits.handle(vcpu)
+
+
+def run_task(compartment):
+    task = compartment.task
+    vector = cpu.task_run(task.area, compartment.space.root)
+    if vector == GATE:
+        calls.dispatch(compartment)
+    elif vector >= r_uint(32):
+        exits.interrupt(vector)
+    else:
+        fault(compartment, vector)
+
+
+def fault(compartment, vector):
+    """A task's fault is its own compartment's end; the manager's is the box's."""
+    rip = compartment.task.argument(AREA['RIP'])
+    if compartment.number == 0:
+        panic.manager_fault(vector, rip)
+    else:
+        compartment.stop(ending.VMM_FAULT, rip)

@@ -1,0 +1,84 @@
+"""The kernel from its first RPython instruction to the loop."""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import cpu, image
+from hypervisor.hw.heap import seal_heap
+from hypervisor.kernel import loop, panic, serial
+from hypervisor.kernel.first import load_manager, relocate_manager, vendor_number
+from hypervisor.kernel.inventory import inventory
+from hypervisor.kernel.multiboot import loader
+from hypervisor.kernel.root import root
+from hypervisor.kernel.scheduler import scheduler
+from hypervisor.kernel.state import features
+from hypervisor.kernel.svm import Svm
+from hypervisor.kernel.switch import switcher
+from hypervisor.kernel.timer import timer
+from hypervisor.spec import boot, refusal, status
+from hypervisor.spec import cpu as bits
+
+R0 = r_uint(0)
+svm = Svm()
+
+
+def kernel_start(magic, information):
+    """Called by boot/kernel/support.c. Does not return."""
+    serial.open_port()
+    code = start(magic, information)
+    if code != refusal.NONE:
+        panic.refuse(code)
+    seal_heap()
+    loop.run_forever()
+
+
+def start(magic, information):
+    """Everything that happens once. Returns a refusal or NONE."""
+    code = loader.read(magic, information)
+    if code != refusal.NONE:
+        return code
+    code = inventory.open()
+    if code != refusal.NONE:
+        return code
+    vendor = choose_vendor()
+    code = vendor.probe()
+    if code != refusal.NONE:
+        return code
+    code = timer.open()
+    if code != refusal.NONE:
+        return code
+    if root.build() != status.OK:
+        return refusal.NO_MEMORY
+    code = load_manager()
+    if code != refusal.NONE:
+        return code
+    protect()
+    features.open()
+    image.set_kernel_root(root.root)
+    inventory.relocate()
+    relocate_manager()
+    timer.relocate()
+    switcher.open(vendor)
+    code = vendor.enable()
+    if code != refusal.NONE:
+        return code
+    timer.start()
+    scheduler.open()
+    return refusal.NONE
+
+
+def choose_vendor():
+    vendor_number.value = boot.VENDOR_AMD
+    return svm
+
+
+def protect():
+    """SMEP, SMAP and UMIP, where the processor has them. Source: Intel SDM Vol. 3A, "Control Registers"."""
+    ebx = cpu.cpuid(r_uint(7), R0, r_uint(1))
+    ecx = cpu.cpuid(r_uint(7), R0, r_uint(2))
+    cr4 = cpu.read_cr4()
+    if ebx & r_uint(1 << 7) != R0:
+        cr4 |= r_uint(bits.CR4_SMEP)
+    if ebx & r_uint(1 << 20) != R0:
+        cr4 |= r_uint(bits.CR4_SMAP)
+    if ecx & r_uint(1 << 2) != R0:
+        cr4 |= r_uint(bits.CR4_UMIP)
+    cpu.write_cr4(cr4)

@@ -1,0 +1,104 @@
+"""What the boot loader says: memory and modules, from multiboot 1 or 2 information, read while memory is mapped one to one.
+
+Sources: Multiboot Specification 0.6.96, "Boot information format"; Multiboot2 Specification 2.0, "Boot information format".
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import memory
+from hypervisor.spec import refusal
+from hypervisor.spec.call import MODULES
+
+R0 = r_uint(0)
+MAGIC1 = r_uint(0x2badb002)
+MAGIC2 = r_uint(0x36d76289)
+RANGES = 64
+AVAILABLE = 1
+FLAG_MODULES, FLAG_MEMORY_MAP = r_uint(1 << 3), r_uint(1 << 6)
+TAG_END, TAG_MODULE, TAG_MEMORY_MAP = 0, 3, 6
+
+
+class Loader(object):
+    """ranges: available memory, bytes. modules: where the boot modules lie, bytes."""
+
+    def __init__(self):
+        self.range_start = [R0] * RANGES
+        self.range_end = [R0] * RANGES
+        self.range_count = 0
+        self.module_start = [R0] * MODULES
+        self.module_end = [R0] * MODULES
+        self.module_count = 0
+        self.refusal = refusal.NONE
+
+    def read(self, magic, information):
+        """Returns a refusal or NONE."""
+        if magic == MAGIC1:
+            self._read1(information)
+        elif magic == MAGIC2:
+            self._read2(information)
+        else:
+            return refusal.BAD_LOADER
+        if self.refusal != refusal.NONE:
+            return self.refusal
+        if self.range_count == 0:
+            return refusal.NO_MEMORY_MAP
+        if self.module_count == 0:
+            return refusal.NO_MANAGER
+        return refusal.NONE
+
+    def _read1(self, information):
+        flags = memory.load32(information)
+        if flags & FLAG_MEMORY_MAP != R0:
+            at = memory.load32(information + 48)
+            end = at + memory.load32(information + 44)
+            while at < end:
+                self._memory(memory.load64(at + 4), memory.load64(at + 12), memory.load32(at + 20))
+                at += memory.load32(at) + 4
+        if flags & FLAG_MODULES != R0:
+            at = memory.load32(information + 24)
+            end = at + memory.load32(information + 20) * 16
+            while at < end:
+                self._module(memory.load32(at), memory.load32(at + 4))
+                at += 16
+
+    def _read2(self, information):
+        end = information + memory.load32(information)
+        at = information + 8
+        while at < end:
+            kind = memory.load32(at)
+            size = memory.load32(at + 4)
+            if kind == r_uint(TAG_END) or size < r_uint(8):
+                return
+            if kind == r_uint(TAG_MODULE):
+                self._module(memory.load32(at + 8), memory.load32(at + 12))
+            elif kind == r_uint(TAG_MEMORY_MAP):
+                self._memory_tag(at, at + size)
+            at += (size + 7) & ~r_uint(7)
+
+    def _memory_tag(self, at, end):
+        step = memory.load32(at + 8)
+        if step < r_uint(24):
+            return
+        at += 16
+        while at < end:
+            self._memory(memory.load64(at), memory.load64(at + 8), memory.load32(at + 16))
+            at += step
+
+    def _memory(self, start, size, kind):
+        if kind != r_uint(AVAILABLE) or self.range_count >= RANGES:
+            return
+        self.range_start[self.range_count] = (start + 0xfff) & ~r_uint(0xfff)
+        self.range_end[self.range_count] = (start + size) & ~r_uint(0xfff)
+        self.range_count += 1
+
+    def _module(self, start, end):
+        if self.module_count >= MODULES:
+            self.refusal = refusal.TOO_MANY_MODULES
+        elif start & r_uint(0xfff) != R0:
+            self.refusal = refusal.MODULE_UNALIGNED
+        else:
+            self.module_start[self.module_count] = start
+            self.module_end[self.module_count] = end
+            self.module_count += 1
+
+
+loader = Loader()

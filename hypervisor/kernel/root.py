@@ -1,0 +1,61 @@
+"""The kernel's own root: image, arena and the local APIC's page; writable or executable, never both; no guest memory."""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import image
+from hypervisor.kernel.arena import Account
+from hypervisor.kernel.inventory import inventory
+from hypervisor.kernel.paging import KERNEL_TABLE, Space, kernel_leaf
+from hypervisor.kernel.timer import timer
+from hypervisor.spec import status
+from hypervisor.spec.call import EXECUTE, READ, WRITE
+from hypervisor.spec.layout import ARENA_BASE, DEVICE_BASE, KERNEL_BASE, LARGE_PAGE, PAGE
+from hypervisor.spec.paging import CACHE_DISABLE, LARGE, WRITE_THROUGH
+
+R0 = r_uint(0)
+
+
+class Root(Space):
+    """Built once per core; never changed after the heap is sealed."""
+
+    def build(self):
+        """Returns OK or the first failure's status."""
+        owner = Account()
+        self.open(owner, KERNEL_TABLE)
+        code = self._range(owner, image.TEXT_START, image.TEXT_END, READ | EXECUTE)
+        if code == status.OK:
+            code = self._range(owner, image.TEXT_END, image.RODATA_END, READ)
+        if code == status.OK:
+            code = self._range(owner, image.DATA_START, image.DATA_END, READ | WRITE)
+        if code == status.OK:
+            code = self._arena(owner)
+        if code == status.OK:
+            bits = kernel_leaf(READ | WRITE) | r_uint(CACHE_DISABLE | WRITE_THROUGH)
+            code = self.map(owner, r_uint(DEVICE_BASE), timer.base(), bits, 0)
+        return code
+
+    def _range(self, owner, first, last, rights):
+        """The guard pages under the stacks stay out."""
+        guard1 = image.symbol(r_uint(image.KERNEL_STACK_GUARD))
+        guard2 = image.symbol(r_uint(image.PANIC_STACK_GUARD))
+        address = image.symbol(r_uint(first))
+        end = image.symbol(r_uint(last))
+        while address < end:
+            if address != guard1 and address != guard2:
+                code = self.map(owner, address, address - r_uint(KERNEL_BASE), kernel_leaf(rights), 0)
+                if code != status.OK:
+                    return code
+            address += PAGE
+        return status.OK
+
+    def _arena(self, owner):
+        offset = R0
+        while offset < inventory.size:
+            bits = kernel_leaf(READ | WRITE) | r_uint(LARGE)
+            code = self.map(owner, r_uint(ARENA_BASE) + offset, inventory.base + offset, bits, 1)
+            if code != status.OK:
+                return code
+            offset += LARGE_PAGE
+        return status.OK
+
+
+root = Root()

@@ -1,0 +1,164 @@
+"""Who runs next: round robin over compartments in slices; inside a compartment the task goes before its vCPUs.
+
+An exit that the VMM finishes runs the VMM in the very slice of its vCPU, so a VM pays for its own devices.
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import cpu
+from hypervisor.kernel import limit
+from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.task import IN_WAIT, NEVER
+from hypervisor.kernel.timer import timer
+from hypervisor.spec import ending
+
+R0 = r_uint(0)
+
+
+def passed(now, moment):
+    """Has the TSC reached the moment? Both may be anything that a VMM has made up."""
+    return now >= moment
+
+
+class Scheduler(object):
+    """compartment, vcpu: what runs now; vcpu is None when it is the compartment's task."""
+
+    def __init__(self):
+        self.compartment = compartments[0]
+        self.vcpu = None
+        self.since = R0             # TSC when the running context began
+        self.slice_end = R0
+        self.slice_ticks = R0
+        self.silence_ticks = R0
+
+    def open(self):
+        self.slice_ticks = timer.tsc_khz * limit.SLICE_MICROSECONDS // 1000
+        self.silence_ticks = timer.tsc_khz * limit.SILENCE_MICROSECONDS // 1000
+        self.since = cpu.rdtsc()
+        self.start_slice(self.since)
+
+    def pick(self):
+        """Decide what runs next, in `compartment` and `vcpu`; sleeps while nothing is ready."""
+        if self.choose_in(self.compartment):
+            return
+        self.rotate()
+
+    def rotate(self):
+        """The next compartment that has something to run gets a slice."""
+        self.account()
+        while not self.choose_other():
+            self.sleep()
+
+    def choose_in(self, compartment):
+        """Prefer what ran last, so that an exit that is finished in the kernel costs no search."""
+        if compartment.task.ready:
+            if self.vcpu is not None or self.compartment is not compartment:
+                self.run_next(compartment, None)
+            return True
+        if self.vcpu is not None and self.vcpu.ready and self.compartment is compartment:
+            return True
+        vcpu = compartment.next_vcpu()
+        if vcpu is None:
+            return False
+        self.run_next(compartment, vcpu)
+        return True
+
+    def run_next(self, compartment, vcpu):
+        self.account()
+        self.compartment = compartment
+        self.vcpu = vcpu
+
+    def choose_other(self):
+        n = 0
+        number = self.compartment.number
+        while n < limit.COMPARTMENTS:
+            number += 1
+            if number >= limit.COMPARTMENTS:
+                number = 0
+            compartment = compartments[number]
+            if compartment.used and self.choose_in(compartment):
+                self.start_slice(self.since)
+                return True
+            n += 1
+        return False
+
+    def account(self):
+        """Charge the time since `since` to what ran, and to the VMM's debt if it owes an answer."""
+        now = cpu.rdtsc()
+        spent = now - self.since
+        self.since = now
+        if self.vcpu is not None:
+            self.vcpu.ticks += spent
+            return
+        task = self.compartment.task
+        task.ticks += spent
+        if task.owes:
+            task.owed_ticks += spent
+
+    def start_slice(self, now):
+        self.slice_end = now + self.slice_ticks
+        self.arm(now, self.slice_end)
+
+    def arm(self, now, until):
+        """Set the timer to the earliest deadline, at most `until`."""
+        n = 0
+        while n < limit.COMPARTMENTS:
+            deadline = self.wake_time(compartments[n])
+            if deadline != NEVER and deadline < until:
+                until = deadline
+            n += 1
+        if until <= now:
+            timer.arm(R0)
+        else:
+            timer.arm(until - now)
+
+    def wake_time(self, compartment):
+        """When a blocked task has to be looked at: at its deadline, or when a VMM in WAIT has owed an answer too long."""
+        task = compartment.task
+        if task.blocked == IN_WAIT and task.owes:
+            limit_time = task.waiting_since + (self.silence_ticks - task.owed_ticks)
+            if task.deadline == NEVER or limit_time < task.deadline:
+                return limit_time
+        return task.deadline
+
+    def tick(self):
+        """The timer has fired: wake whom it is for, stop VMMs that are silent, end the slice if it is over."""
+        timer.acknowledge()
+        self.account()
+        now = self.since
+        n = 0
+        while n < limit.COMPARTMENTS:
+            self.look_at(compartments[n], now)
+            n += 1
+        if passed(now, self.slice_end):
+            if not self.choose_other():
+                self.start_slice(now)
+        else:
+            self.arm(now, self.slice_end)
+
+    def look_at(self, compartment, now):
+        task = compartment.task
+        if not compartment.used:
+            return
+        if task.blocked == IN_WAIT and task.owes and now - task.waiting_since > self.silence_ticks - task.owed_ticks:
+            task.owed_ticks = self.silence_ticks + 1
+        if task.deadline != NEVER and passed(now, task.deadline):
+            task.deadline_passed()
+        if task.owes and task.owed_ticks > self.silence_ticks:
+            compartment.stop(ending.VMM_SILENT, R0)
+
+    def sleep(self):
+        """Nothing is ready: wait for the timer."""
+        now = cpu.rdtsc()
+        self.since = now
+        self.arm(now, now + self.slice_ticks * 100)
+        cpu.wait_interrupt()
+        timer.acknowledge()
+        now = cpu.rdtsc()
+        self.since = now
+        n = 0
+        while n < limit.COMPARTMENTS:
+            self.look_at(compartments[n], now)
+            n += 1
+
+
+scheduler = Scheduler()

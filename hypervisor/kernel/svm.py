@@ -1,0 +1,304 @@
+"""AMD's SVM with nested paging: the vendor file. Its words (VMCB, ASID, NPF) end here."""
+from rpython.rlib.rarithmetic import intmask, r_uint
+from rpython.rlib.unroll import unrolling_iterable
+
+from hypervisor.hw import cpu, memory
+from hypervisor.hw import svm as hw
+from hypervisor.kernel import limit
+from hypervisor.kernel.arena import arena
+from hypervisor.kernel.vcpu import RAX, RCX, RDX
+from hypervisor.kernel.vendor import Vendor
+from hypervisor.spec import cpu as bits
+from hypervisor.spec import exit as kinds
+from hypervisor.spec import refusal, status
+from hypervisor.spec import state as fields
+from hypervisor.spec import svm
+from hypervisor.spec.call import EXECUTE, WRITE
+from hypervisor.spec.paging import LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE
+from hypervisor.spec.vcpu import SEGMENTS, UNUSABLE
+
+R0 = r_uint(0)
+LOW32 = r_uint(0xffffffff)
+VMCB = svm.VMCB
+SVME = r_uint(bits.EFER_SVME)
+PASSED_THROUGH = [bits.MSR_FS_BASE, bits.MSR_GS_BASE, bits.MSR_KERNEL_GS_BASE, bits.MSR_STAR, bits.MSR_LSTAR, bits.MSR_CSTAR,
+                  bits.MSR_SFMASK, bits.MSR_SYSENTER_CS, bits.MSR_SYSENTER_ESP, bits.MSR_SYSENTER_EIP]
+PRIVILEGED = ['INVLPGA', 'VMRUN', 'VMLOAD', 'VMSAVE', 'STGI', 'CLGI', 'SKINIT', 'RDTSCP', 'MONITOR', 'MWAIT', 'MWAIT_CONDITIONAL', 'RSM', 'RDPRU',
+              'RDPMC']
+
+# What each state field is in the VMCB: (offset, bytes)
+WIDTHS = dict((name, (offset, width)) for name, offset, width in svm.SAVE)
+for _segment, _offset in svm.SEGMENTS:
+    for _part, (_at, _width) in svm.SEGMENT_PARTS.items():
+        WIDTHS[_segment + '_' + _part] = (_offset + _at, _width)
+OFFSETS = [WIDTHS[name][0] for name in fields.FIELDS]
+SIZES = [WIDTHS[name][1] for name in fields.FIELDS]
+IS_ATTRIBUTES = [name.endswith('_ATTRIBUTES') for name in fields.FIELDS]
+
+# Exit code -> kind, and -> length of the plain instruction, for codes below 0x90
+KIND = [kinds.UNKNOWN] * 0x90
+LENGTH = [0] * 0x90
+for _name, _kind in [('INTR', kinds.INTERRUPT), ('NMI', kinds.NMI), ('SMI', kinds.NMI), ('CPUID', kinds.CPUID), ('HLT', kinds.HLT),
+                     ('INVD', kinds.IGNORED), ('WBINVD', kinds.IGNORED), ('IOIO', kinds.IO), ('MSR', kinds.MSR_READ),
+                     ('TASK_SWITCH', kinds.TASK_SWITCH), ('FERR_FREEZE', kinds.EXCEPTION), ('SHUTDOWN', kinds.SHUTDOWN), ('VMMCALL', kinds.HYPERCALL),
+                     ('XSETBV', kinds.XSETBV)] + [(name, kinds.PRIVILEGED) for name in PRIVILEGED]:
+    KIND[getattr(svm, 'EXIT_' + _name)] = _kind
+for _name, _length in svm.LENGTHS:
+    LENGTH[getattr(svm, 'EXIT_' + _name)] = _length
+KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own handler has seen it
+SOFTWARE_EXCEPTIONS = r_uint(1 << bits.VECTOR_BP | 1 << bits.VECTOR_OF)
+INTERCEPT_ALL = r_uint(sum(1 << bit for bit, _, _ in svm.INTERCEPTS))
+
+
+class Svm(Vendor):
+    """nrips: the processor tells the next RIP at instruction intercepts."""
+
+    def __init__(self):
+        self.nrips = False
+        self.host = R0              # hpa of the host's VMLOAD area
+        self.msrpm = R0             # hpa of the permission maps, the same for all guests
+        self.iopm = R0
+
+    def probe(self):
+        if cpu.cpuid(r_uint(0x80000001), R0, r_uint(2)) & r_uint(1 << 2) == R0:
+            return refusal.NO_VENDOR
+        features = cpu.cpuid(r_uint(svm.CPUID_LEAF), R0, r_uint(3))
+        if features & r_uint(svm.CPUID_NP) == R0:
+            return refusal.NO_NPT
+        if cpu.rdmsr(r_uint(bits.MSR_VM_CR)) & r_uint(svm.VM_CR_SVMDIS) != R0:
+            return refusal.SVM_DISABLED
+        if cpu.cpuid(r_uint(svm.CPUID_LEAF), R0, r_uint(1)) <= r_uint(limit.COMPARTMENTS):
+            return refusal.NO_ASIDS
+        self.nrips = features & r_uint(svm.CPUID_NRIPS) != R0
+        return refusal.NONE
+
+    def enable(self):
+        cpu.wrmsr(r_uint(bits.MSR_EFER), cpu.rdmsr(r_uint(bits.MSR_EFER)) | SVME)
+        host_save = arena.take()
+        self.host = arena.take()
+        self.msrpm = arena.take_run(svm.MSRPM_PAGES)
+        self.iopm = arena.take_run(svm.IOPM_PAGES)
+        if host_save == R0 or self.host == R0 or self.msrpm == R0 or self.iopm == R0:
+            return refusal.NO_MEMORY
+        cpu.wrmsr(r_uint(bits.MSR_VM_HSAVE_PA), host_save)
+        hw.save_host(self.host)
+        fill_with_ones(arena.hva(self.iopm), svm.IOPM_PAGES)
+        fill_with_ones(arena.hva(self.msrpm), svm.MSRPM_PAGES)
+        for number in PASSED_THROUGH:
+            self.permit(number, 3)
+        self.permit(bits.MSR_TSC, 1)
+        return refusal.NONE
+
+    def permit(self, number, accesses):
+        """Let guests access an MSR without an exit. accesses: 1 read, 2 write. Source: APM Vol. 2, "MSR Intercepts"."""
+        for first, offset in svm.MSRPM_RANGES:
+            if first <= number < first + 8192:
+                at = arena.hva(self.msrpm) + r_uint(offset + (number - first) // 4)
+                shift = (number - first) % 4 * 2
+                memory.store8(at, memory.load8(at) & ~(r_uint(accesses) << shift))
+
+    def leaf_bits(self, rights, large):
+        """Nested pages are user pages to the processor; reading cannot be refused alone."""
+        entry = r_uint(PRESENT | USER)
+        if rights & WRITE:
+            entry |= r_uint(WRITABLE)
+        if not rights & EXECUTE:
+            entry |= r_uint(NO_EXECUTE)
+        if large:
+            entry |= r_uint(LARGE)
+        return entry
+
+    def table_bits(self):
+        return r_uint(PRESENT | WRITABLE | USER)
+
+    def create(self, vcpu):
+        vcpu.control_hpa = vcpu.compartment.take_page()
+        if vcpu.control_hpa == R0:
+            return status.NO_MEMORY
+        vmcb = arena.hva(vcpu.control_hpa)
+        vcpu.control = vmcb
+        memory.store32(vmcb + VMCB['INTERCEPT_EXCEPTION'], r_uint(1 << bits.VECTOR_MC))
+        memory.store32(vmcb + VMCB['INTERCEPT_1'], INTERCEPT_ALL & LOW32)
+        memory.store32(vmcb + VMCB['INTERCEPT_2'], INTERCEPT_ALL >> 32)
+        memory.store64(vmcb + VMCB['IOPM_BASE_PA'], self.iopm)
+        memory.store64(vmcb + VMCB['MSRPM_BASE_PA'], self.msrpm)
+        memory.store32(vmcb + VMCB['ASID'], vcpu.tag)
+        memory.store64(vmcb + VMCB['V_INTR'], r_uint(svm.V_INTR_MASKING))
+        memory.store64(vmcb + VMCB['NP_ENABLE'], r_uint(1))
+        memory.store64(vmcb + VMCB['N_CR3'], vcpu.compartment.nested.root)
+        self.set_pat(vcpu, r_uint(bits.PAT_RESET))
+        reset_state(vmcb)
+        return status.OK
+
+    def run(self, vcpu):
+        vmcb = vcpu.control
+        memory.store64(vmcb + VMCB['EVENTINJ'], vcpu.event)
+        vcpu.event = R0
+        if vcpu.flush:
+            memory.store8(vmcb + VMCB['TLB_CONTROL'], r_uint(svm.TLB_FLUSH_ALL))
+            hw.run(vcpu.area, vmcb, vcpu.control_hpa, self.host)
+            memory.store8(vmcb + VMCB['TLB_CONTROL'], R0)
+            vcpu.flush = False
+        else:
+            hw.run(vcpu.area, vmcb, vcpu.control_hpa, self.host)
+        interrupted = memory.load64(vmcb + VMCB['EXITINTINFO'])
+        if interrupted & r_uint(svm.EVENT_VALID) != R0:
+            self.keep_event(vcpu, interrupted)
+        self.decode(vcpu, vmcb)
+
+    def keep_event(self, vcpu, event):
+        """The delivery of an event was interrupted by the exit: repeat it at the next entry. What an INT instruction
+        began is begun again by the instruction itself. Source: APM Vol. 2, "EXITINTINFO"."""
+        kind = (event >> svm.EVENT_TYPE_SHIFT) & 7
+        if kind == r_uint(svm.EVENT_SOFTWARE):
+            return
+        if kind == r_uint(svm.EVENT_EXCEPTION) and (SOFTWARE_EXCEPTIONS >> intmask(event & 31)) & 1 != R0:
+            return
+        vcpu.event = event
+
+    def decode(self, vcpu, vmcb):
+        """Fill the exit record."""
+        code = memory.load64(vmcb + VMCB['EXITCODE'])
+        vcpu.exit_code = code
+        if code == r_uint(svm.EXIT_NPF):
+            self.decode_memory(vcpu, vmcb)
+        elif code >= r_uint(0x90):
+            vcpu.exit_kind = kinds.UNKNOWN
+            if code & LOW32 == r_uint(svm.EXIT_INVALID_LOW):
+                vcpu.exit_kind = kinds.ENTRY_FAILED
+        else:
+            index = intmask(code)
+            kind = KIND[index]
+            vcpu.exit_kind = kind
+            vcpu.exit_length = r_uint(LENGTH[index])
+            if kind == kinds.IO:
+                self.decode_io(vcpu, vmcb)
+            elif kind == kinds.INTERRUPT:
+                vcpu.exit_value = cpu.take_interrupt()
+            elif kind == kinds.MSR_READ:
+                self.decode_msr(vcpu, vmcb)
+            elif kind == kinds.HLT:
+                vcpu.exit_value = memory.load64(vmcb + VMCB['RFLAGS'])
+
+    def decode_memory(self, vcpu, vmcb):
+        error = memory.load64(vmcb + VMCB['EXITINFO1'])
+        vcpu.exit_kind = kinds.MEMORY
+        vcpu.exit_length = R0
+        vcpu.exit_selector = memory.load64(vmcb + VMCB['EXITINFO2'])
+        if error & r_uint(svm.NPF_FETCH) != R0:
+            vcpu.exit_flags = r_uint(kinds.ACCESS_EXECUTE)
+        elif error & r_uint(svm.NPF_WRITE) != R0:
+            vcpu.exit_flags = r_uint(kinds.ACCESS_WRITE)
+        else:
+            vcpu.exit_flags = r_uint(kinds.ACCESS_READ)
+
+    def decode_io(self, vcpu, vmcb):
+        """EXITINFO2 is the next RIP. Source: APM Vol. 2, "IOIO Intercepts"."""
+        info = memory.load64(vmcb + VMCB['EXITINFO1'])
+        vcpu.exit_length = memory.load64(vmcb + VMCB['EXITINFO2']) - memory.load64(vmcb + VMCB['RIP'])
+        vcpu.exit_selector = (info >> 16) & r_uint(0xffff)
+        size = (info >> 4) & 7                  # one of SZ8, SZ16, SZ32
+        vcpu.exit_size = size
+        flags = R0
+        if info & r_uint(svm.IOIO_IN) != R0:
+            flags |= r_uint(kinds.IO_IN)
+        if info & r_uint(svm.IOIO_STRING) != R0:
+            flags |= r_uint(kinds.IO_STRING)
+        if info & r_uint(svm.IOIO_REPEAT) != R0:
+            flags |= r_uint(kinds.IO_REPEAT)
+        vcpu.exit_flags = flags
+        vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * intmask(size)))
+
+    def decode_msr(self, vcpu, vmcb):
+        vcpu.exit_selector = vcpu.gpr(RCX) & LOW32
+        if memory.load64(vmcb + VMCB['EXITINFO1']) != R0:
+            vcpu.exit_kind = kinds.MSR_WRITE
+            vcpu.exit_value = (vcpu.gpr(RDX) & LOW32) << 32 | (vcpu.gpr(RAX) & LOW32)
+
+    def advance(self, vcpu):
+        vmcb = vcpu.control
+        if self.nrips and vcpu.exit_kind != kinds.IO:
+            rip = memory.load64(vmcb + VMCB['NRIP'])
+        else:
+            rip = memory.load64(vmcb + VMCB['RIP']) + vcpu.exit_length
+        memory.store64(vmcb + VMCB['RIP'], rip)
+        memory.store64(vmcb + VMCB['INTERRUPT_SHADOW'], R0)
+
+    def get(self, vcpu, field):
+        at = vcpu.control + OFFSETS[field]
+        size = SIZES[field]
+        if size == 8:
+            value = memory.load64(at)
+            if field == fields.EFER:
+                value &= ~SVME
+            return value
+        if size == 4:
+            return memory.load32(at)
+        value = memory.load16(at)
+        if IS_ATTRIBUTES[field] and value & r_uint(0x80) == R0:
+            value |= r_uint(UNUSABLE)
+        return value
+
+    def set(self, vcpu, field, value):
+        at = vcpu.control + OFFSETS[field]
+        size = SIZES[field]
+        if size == 8:
+            if field == fields.EFER:
+                value |= SVME
+            memory.store64(at, value)
+        elif size == 4:
+            memory.store32(at, value)
+        else:
+            if IS_ATTRIBUTES[field]:
+                if value & r_uint(UNUSABLE) != R0:
+                    value = R0
+                if field == fields.SS_ATTRIBUTES:
+                    memory.store8(vcpu.control + VMCB['CPL'], (value >> 5) & 3)
+            memory.store16(at, value)
+
+    def set_pat(self, vcpu, value):
+        vcpu.pat = value
+        memory.store64(vcpu.control + VMCB['G_PAT'], value)
+
+    def inject(self, vcpu, vector, error):
+        event = r_uint(svm.EVENT_VALID | svm.EVENT_EXCEPTION << svm.EVENT_TYPE_SHIFT) | r_uint(vector)
+        if (bits.VECTOR_ERROR_MASK >> vector) & 1:
+            event |= r_uint(svm.EVENT_ERROR) | error << 32
+        vcpu.event = event
+
+    def switch(self, old, new):
+        """Nothing: VMSAVE and VMLOAD exchange all of it at every run."""
+
+
+def fill_with_ones(hva, pages):
+    n = 0
+    while n < pages * 512:
+        memory.store64(hva + 8 * n, ~R0)
+        n += 1
+
+
+def reset_state(vmcb):
+    """The state after RESET. Source: APM Vol. 2, "Initial Processor State"."""
+    for segment, offset in UNROLLED_SEGMENTS:
+        attributes = 0x93
+        if segment == 'CS':
+            attributes = 0x9b
+        elif segment == 'LDTR':
+            attributes = 0x82
+        elif segment == 'TR':
+            attributes = 0x8b
+        memory.store16(vmcb + offset + 2, r_uint(attributes))
+        memory.store32(vmcb + offset + 4, r_uint(0xffff))
+    memory.store16(vmcb + WIDTHS_CS_SELECTOR, r_uint(0xf000))
+    memory.store64(vmcb + WIDTHS_CS_BASE, r_uint(0xffff0000))
+    memory.store64(vmcb + VMCB['EFER'], SVME)
+    memory.store64(vmcb + VMCB['CR0'], r_uint(0x60000010))
+    memory.store64(vmcb + VMCB['DR6'], r_uint(0xffff0ff0))
+    memory.store64(vmcb + VMCB['DR7'], r_uint(0x400))
+    memory.store64(vmcb + VMCB['RFLAGS'], r_uint(bits.RFLAGS_FIXED))
+    memory.store64(vmcb + VMCB['RIP'], r_uint(0xfff0))
+
+
+UNROLLED_SEGMENTS = unrolling_iterable(svm.SEGMENTS)
+WIDTHS_CS_SELECTOR = WIDTHS['CS_SELECTOR'][0]
+WIDTHS_CS_BASE = WIDTHS['CS_BASE'][0]

@@ -1,0 +1,82 @@
+"""What stays live in the processor after an exit belongs to one vCPU at a time: FPU, SSE, AVX, DR0-DR3, DR6, PKRU, XCR0, and
+what the vendor leaves live.
+
+It is exchanged only when another vCPU is about to run on this core. Tasks have none of it: CR0.TS is set while they and
+the kernel run, and the kernel is compiled without FPU instructions.
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import cpu
+from hypervisor.spec.cpu import CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, CR4_OSXMMEXCPT
+
+R0 = r_uint(0)
+XCR0_OFFERED = r_uint(7)                # x87, SSE, AVX
+XCR0_X87 = r_uint(1)
+LEAF1_ECX_XSAVE = r_uint(1 << 26)
+FPU_BYTES = 832                         # x87 and SSE 512, header 64, AVX 256
+
+
+class Switcher(object):
+    """owner: the vCPU whose state is live on this core, None if nobody's."""
+
+    def __init__(self):
+        self.owner = None
+        self.vendor = None
+        self.xcr0 = R0                  # components that the kernel saves; 0: the processor has no XSAVE
+
+    def open(self, vendor):
+        """Once per core: make the state instructions usable, and close them to ring 3."""
+        self.vendor = vendor
+        self.owner = None
+        cr4 = cpu.read_cr4() | r_uint(CR4_OSFXSR | CR4_OSXMMEXCPT)
+        if cpu.cpuid(r_uint(1), R0, r_uint(2)) & LEAF1_ECX_XSAVE != R0:
+            cpu.write_cr4(cr4 | r_uint(CR4_OSXSAVE))
+            self.xcr0 = cpu.cpuid(r_uint(0xd), R0, R0) & XCR0_OFFERED
+        else:
+            cpu.write_cr4(cr4)
+        cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
+
+    def claim(self, vcpu):
+        """Make vcpu's state the live one."""
+        cpu.clts()
+        old = self.owner
+        if old is not None:
+            self._keep(old)
+        self.vendor.switch(old, vcpu)
+        self._load(vcpu)
+        self.owner = vcpu
+        cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
+
+    def release(self, vcpu):
+        """The vCPU is gone: its state is dropped, not kept. What is still live is overwritten before any vCPU runs."""
+        if self.owner is vcpu:
+            self.owner = None
+        self.vendor.release(vcpu)
+
+    def _keep(self, vcpu):
+        if self.xcr0 != R0:
+            cpu.xsetbv(self.xcr0)
+            cpu.xsave(vcpu.fpu, self.xcr0)
+        else:
+            cpu.fxsave(vcpu.fpu)
+        vcpu.dr0 = cpu.read_dr0()
+        vcpu.dr1 = cpu.read_dr1()
+        vcpu.dr2 = cpu.read_dr2()
+        vcpu.dr3 = cpu.read_dr3()
+        vcpu.dr6 = cpu.read_dr6()
+
+    def _load(self, vcpu):
+        if self.xcr0 != R0:
+            cpu.xsetbv(self.xcr0)
+            cpu.xrstor(vcpu.fpu, self.xcr0)
+            cpu.xsetbv(vcpu.xcr0)
+        else:
+            cpu.fxrstor(vcpu.fpu)
+        cpu.write_dr0(vcpu.dr0)
+        cpu.write_dr1(vcpu.dr1)
+        cpu.write_dr2(vcpu.dr2)
+        cpu.write_dr3(vcpu.dr3)
+        cpu.write_dr6(vcpu.dr6)
+
+
+switcher = Switcher()

@@ -1,0 +1,27 @@
+"""What is translated: the kernel's entry points, and where the exit path begins."""
+from rpython.rlib.entrypoint import export_symbol
+from rpython.rtyper.lltypesystem import lltype
+
+from hypervisor.kernel import loop, main, panic
+
+
+@export_symbol
+def kernel_start(magic, information):
+    main.kernel_start(magic, information)
+
+
+@export_symbol
+def k_panic(area):
+    return panic.k_panic(area)
+
+
+@export_symbol
+def k_panic_code(code):
+    return panic.k_panic_code(code)
+
+
+for _function in (kernel_start, k_panic, k_panic_code):
+    _function.c_name = _function.__name__
+
+ENTRY_POINTS = [(kernel_start, [lltype.Unsigned, lltype.Unsigned]), (k_panic, [lltype.Unsigned]), (k_panic_code, [lltype.Signed])]
+EXIT_PATH = [loop.run_forever]

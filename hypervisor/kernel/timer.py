@@ -1,0 +1,111 @@
+"""The core's timer: the local APIC's, one-shot, told in TSC ticks. Also keeps the PIC quiet.
+
+Both rates are measured against the PIT at start, because neither CPUID nor an MSR tells them on every processor.
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import cpu, memory
+from hypervisor.spec import lapic, refusal
+from hypervisor.spec.cpu import MSR_APIC_BASE, MSR_X2APIC_FIRST, VECTOR_SPURIOUS, VECTOR_TIMER
+from hypervisor.spec.layout import DEVICE_BASE
+
+R0 = r_uint(0)
+CALIBRATION_HZ = 100                    # the PIT measures a hundredth of a second
+PATIENCE = r_uint(1000000000)           # TSC ticks before a PIT that never ends is given up
+LONGEST = r_uint(0x7fffffff)            # LAPIC counts
+
+
+class Timer(object):
+    """tsc_khz: TSC ticks per millisecond. ratio: LAPIC counts per 2^20 TSC ticks."""
+
+    def __init__(self):
+        self.x2apic = False
+        self.window = R0            # hva of the register page
+        self.tsc_khz = R0
+        self.ratio = R0
+
+    def base(self):
+        """hpa of the register page."""
+        return cpu.rdmsr(r_uint(MSR_APIC_BASE)) & r_uint(0xffffff000)
+
+    def _read(self, register):
+        if self.x2apic:
+            return cpu.rdmsr(r_uint(MSR_X2APIC_FIRST + (register >> 4)))
+        return memory.load32(self.window + register)
+
+    def _write(self, register, value):
+        if self.x2apic:
+            cpu.wrmsr(r_uint(MSR_X2APIC_FIRST + (register >> 4)), value)
+        else:
+            memory.store32(self.window + register, value)
+
+    def open(self):
+        """While memory is mapped one to one: silence the PIC, switch the local APIC on, measure both rates. Returns a refusal or NONE."""
+        self._quiet_pic()
+        if cpu.cpuid(r_uint(1), R0, r_uint(3)) & r_uint(1 << 9) == R0:
+            return refusal.NO_LAPIC
+        base = cpu.rdmsr(r_uint(MSR_APIC_BASE))
+        self.window = self.base()
+        self.x2apic = base & r_uint(lapic.APIC_BASE_X2APIC) != R0
+        cpu.wrmsr(r_uint(MSR_APIC_BASE), base | r_uint(lapic.APIC_BASE_ENABLE))
+        self._write(lapic.LINT0, r_uint(lapic.MASKED))
+        self._write(lapic.LINT1, r_uint(lapic.MASKED))
+        self._write(lapic.ERROR, r_uint(lapic.MASKED))
+        self._write(lapic.TPR, R0)
+        self._write(lapic.SPURIOUS, r_uint(lapic.SPURIOUS_ENABLE | VECTOR_SPURIOUS))
+        self._write(lapic.DIVIDE, r_uint(lapic.DIVIDE_BY_1))
+        self._write(lapic.TIMER, r_uint(lapic.MASKED | VECTOR_TIMER))
+        return self._calibrate()
+
+    def relocate(self):
+        """The kernel root is loaded: the registers are at their address there."""
+        self.window = r_uint(DEVICE_BASE)
+
+    def _quiet_pic(self):
+        """Move the PIC's lines away from the exceptions' vectors and mask them all."""
+        for port, value in [(lapic.PIC1_COMMAND, 0x11), (lapic.PIC2_COMMAND, 0x11),
+                            (lapic.PIC1_DATA, lapic.PIC_VECTOR), (lapic.PIC2_DATA, lapic.PIC_VECTOR + 8),
+                            (lapic.PIC1_DATA, 4), (lapic.PIC2_DATA, 2), (lapic.PIC1_DATA, 1), (lapic.PIC2_DATA, 1),
+                            (lapic.PIC1_DATA, 0xff), (lapic.PIC2_DATA, 0xff)]:
+            cpu.port_out(r_uint(port), r_uint(1), r_uint(value))
+
+    def _calibrate(self):
+        count = lapic.PIT_HZ // CALIBRATION_HZ
+        gate = cpu.port_in(r_uint(lapic.PIT_GATE), r_uint(1)) & r_uint(0xfc)
+        cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate)
+        cpu.port_out(r_uint(lapic.PIT_COMMAND), r_uint(1), r_uint(0xb0))       # channel 2, one-shot
+        cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(count & 0xff))
+        cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(count >> 8))
+        self._write(lapic.INITIAL_COUNT, r_uint(0xffffffff))
+        start = cpu.rdtsc()
+        cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate | r_uint(1))      # go
+        while cpu.port_in(r_uint(lapic.PIT_GATE), r_uint(1)) & r_uint(0x20) == R0:
+            if cpu.rdtsc() - start > PATIENCE:
+                break
+            cpu.pause()
+        ticks = cpu.rdtsc() - start
+        counted = r_uint(0xffffffff) - self._read(lapic.CURRENT_COUNT)
+        self._write(lapic.INITIAL_COUNT, R0)
+        if counted == R0 or ticks == R0:
+            return refusal.LAPIC_SILENT
+        self.tsc_khz = ticks * CALIBRATION_HZ // 1000
+        self.ratio = (counted << 20) // ticks
+        return refusal.NONE
+
+    def start(self):
+        self._write(lapic.TIMER, r_uint(VECTOR_TIMER))
+
+    def arm(self, ticks):
+        """Interrupt this core in `ticks` TSC ticks, or a little later."""
+        if ticks > r_uint(1) << 40:
+            ticks = r_uint(1) << 40
+        count = ((ticks * self.ratio) >> 20) + 1
+        if count > LONGEST:
+            count = LONGEST
+        self._write(lapic.INITIAL_COUNT, count)
+
+    def acknowledge(self):
+        self._write(lapic.EOI, R0)
+
+
+timer = Timer()

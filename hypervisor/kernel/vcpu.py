@@ -1,0 +1,75 @@
+"""A virtual processor: its areas in memory, the exit record, and what the scheduler keeps about it."""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import memory
+from hypervisor.kernel import limit
+from hypervisor.kernel.context import Context
+from hypervisor.spec import context as layout
+from hypervisor.spec import exit as kinds
+
+R0 = r_uint(0)
+
+
+class Vcpu(Context):
+    """All vCPUs exist from the start; `compartment` says whose one is, None whose nobody's.
+
+    Invariant: `outstanding` is set exactly while an exit waits for the VMM's answer; only then the vCPU is not ready.
+    """
+
+    def __init__(self, number):
+        Context.__init__(self)
+        self.number = number        # in the kernel, for all VMs
+        self.index = 0              # in its VM
+        self.started = False        # the VMM has run it once
+        self.outstanding = False
+        self.flush = False          # nested translations must be dropped before the next entry
+        # Memory
+        self.area = R0              # hva of the register area (spec/context.py AREA)
+        self.cpuid = R0             # hva of the CPUID table
+        self.fpu = R0               # hva of the FPU state
+        self.page = R0              # hva of the vCPU page
+        self.page_hpa = R0
+        self.control = R0           # hva of the VMCB or VMCS
+        self.control_hpa = R0
+        # The exit record: vendor-neutral, valid until the next run.
+        self.exit_kind = kinds.UNKNOWN
+        self.exit_length = R0       # bytes of the instruction; 0 where there is none or the processor does not tell
+        self.exit_selector = R0     # as SELECTOR in the vCPU page
+        self.exit_size = R0
+        self.exit_flags = R0
+        self.exit_value = R0
+        self.exit_code = R0         # the vendor's own code, for sentences about exits that nobody knows
+        # What a vendor's file keeps per vCPU
+        self.tag = R0               # ASID or VPID
+        self.event = R0             # an interrupted delivery to be repeated at the next entry, in the vendor's format
+        self.event_error = R0
+        self.pat = R0
+        # Live registers that `switch` keeps while another vCPU runs on this core
+        self.dr0 = R0
+        self.dr1 = R0
+        self.dr2 = R0
+        self.dr3 = R0
+        self.dr6 = R0
+        self.xcr0 = r_uint(1)
+        self.pkru = R0
+        self.kernel_gs_base = R0
+        self.star = R0
+        self.lstar = R0
+        self.cstar = R0
+        self.sfmask = R0
+        # Counters, one per kind of exit
+        self.counts = [R0] * kinds.COUNT
+
+    def gpr(self, offset):
+        """A general register; offset: spec/context.py AREA, all but RSP (a state field)."""
+        return memory.load64(self.area + offset)
+
+    def set_gpr(self, offset, value):
+        memory.store64(self.area + offset, value)
+
+
+RAX = layout.AREA['RAX']
+RBX = layout.AREA['RBX']
+RCX = layout.AREA['RCX']
+RDX = layout.AREA['RDX']
+vcpus = [Vcpu(n) for n in range(limit.VCPUS)]

@@ -1,0 +1,80 @@
+"""What a processor vendor's file must do. Vendor words end behind this interface.
+
+One instance of Svm or Vmx is chosen at boot and never changes. Methods that run between an exit and the next entry
+allocate nothing and raise nothing.
+"""
+PROBE_OK = 0
+
+
+class Vendor(object):
+    """The operations on a processor's virtualisation extension, and on vCPUs made with it."""
+
+    def probe(self):
+        """Is everything there that Bulkhead needs? Returns PROBE_OK, or a number of hypervisor/spec/refusal.py."""
+        return PROBE_OK
+
+    def enable(self):
+        """Turn the extension on, on this core, after the kernel root is loaded. Returns PROBE_OK or a refusal."""
+        return PROBE_OK
+
+    def leaf_bits(self, rights, large):
+        """The low and high bits of a nested page-table entry that maps a page with `rights` (spec.call READ..)."""
+        raise NotImplementedError
+
+    def table_bits(self):
+        """The bits of a nested page-table entry that points to a table."""
+        raise NotImplementedError
+
+    def create(self, vcpu):
+        """Make the control block of a vCPU, in the architectural reset state. Returns a status (OK or NO_MEMORY).
+
+        vcpu.compartment.nested.root is the nested root, vcpu.compartment.tag the ASID or VPID (1 to MAX_COMPARTMENTS).
+        Pages come from vcpu.compartment.take_page() (hpa, zeroed; 0: none left); arena.hva(hpa) is their address.
+        """
+        raise NotImplementedError
+
+    def run(self, vcpu):
+        """Enter the guest; return when it has exited, with the exit decoded in the vcpu's exit_* fields.
+
+        Everything of the guest that the extension itself does not switch and that the kernel or a task would change is in the
+        register area (vcpu.area) or stays live until `switch`. If vcpu.flush is set, the guest's nested TLB entries are
+        dropped first and the flag is cleared. An interrupt that was being delivered when the exit came is
+        delivered again at the next entry.
+        """
+        raise NotImplementedError
+
+    def advance(self, vcpu):
+        """Step over the instruction of the exit (exit_length bytes), and end an interrupt shadow."""
+        raise NotImplementedError
+
+    def get(self, vcpu, field):
+        """A state field (hypervisor/spec/state.py), as in the vCPU page. Unsigned."""
+        raise NotImplementedError
+
+    def set(self, vcpu, field, value):
+        """Set a state field. The caller has checked CR0, CR4 and EFER (kernel/answer.py); what the processor must have
+        besides (EFER.SVME, CR4.VMXE, ...) is added here and taken away again by `get`."""
+        raise NotImplementedError
+
+    def inject(self, vcpu, vector, error):
+        """Queue exception `vector` (with `error` where the vector has one) for the next entry."""
+        raise NotImplementedError
+
+    def switch(self, old, new):
+        """Another vCPU will run on this core: keep for `old` (may be None) and load for `new` what `run` leaves live."""
+        raise NotImplementedError
+
+    def explain(self, vcpu):
+        """After ENTRY_FAILED: the number of the broken rule in hypervisor/spec/entry.py, 0 if no rule tells."""
+        return 0
+
+
+    def control(self, vcpu):
+        """Finish a CONTROL exit. Returns True when done and stepped over, False when the guest shall get #GP(0)."""
+        return False
+
+    def release(self, vcpu):
+        """The vCPU will never run again and its pages are about to be freed: forget what still points to them."""
+
+    def set_pat(self, vcpu, value):
+        """Set the guest's PAT (value already checked) and keep it in vcpu.pat."""

@@ -1,0 +1,141 @@
+"""The physical serial port: a 16550 at 0x3f8, through PORT_IN and PORT_OUT.
+
+Output waits for room in WAIT, so that guests run meanwhile; bytes that arrive meanwhile are kept. The signals that such a WAIT
+returns are kept too (`signals`), because WAIT clears them. A port that stays busy for a second counts as broken: its output is dropped.
+Source: National Semiconductor PC16550D data sheet, "Registers".
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.hw.task import rdtsc
+from hypervisor.lib import call
+from hypervisor.lib.text import Sink
+
+BASE = 0x3f8
+DATA, DIVISOR_LOW = BASE, BASE                      # with DLAB
+INTERRUPT_ENABLE, DIVISOR_HIGH = BASE + 1, BASE + 1
+FIFO_CONTROL, INTERRUPT_ID = BASE + 2, BASE + 2     # written, read
+LINE_CONTROL = BASE + 3
+MODEM_CONTROL = BASE + 4
+LINE_STATUS = BASE + 5
+
+LINE_8N1, DLAB = 3, 0x80
+FIFO_ENABLE_AND_CLEAR, FIFO_ON = 7, 0xc0
+DTR_RTS = 3
+DATA_READY, TRANSMIT_EMPTY, TRANSMITTER_IDLE = 1, 0x20, 0x40
+NOBODY = 0xff                                       # what an absent port reads as
+
+FIFO_BYTES = 16
+INPUT_BYTES = 256
+POLLS = 8                       # of the line status before each WAIT
+LF, TAB = 10, 9
+
+
+class Serial(Sink):
+    """`column`: where the cursor is on its line, in bytes from 0."""
+
+    def __init__(self):
+        self.depth = 1              # bytes that fit once the transmitter is empty
+        self.room = 0
+        self.broken = False
+        self.column = 0
+        self.pause = r_uint(1)      # ticks between looks at a busy port
+        self.patience = r_uint(1)   # ticks until it counts as broken
+        self.signals = r_uint(0)
+        self.input = [0] * INPUT_BYTES
+        self.input_first = 0
+        self.input_count = 0
+
+    def start(self, tsc_khz):
+        """115200 baud, 8N1, FIFOs on if there are any, no interrupts."""
+        self.pause = tsc_khz // r_uint(5) + r_uint(1)
+        self.patience = tsc_khz * r_uint(1000)
+        self._out(INTERRUPT_ENABLE, 0)
+        self._out(LINE_CONTROL, DLAB)
+        self._out(DIVISOR_LOW, 1)
+        self._out(DIVISOR_HIGH, 0)
+        self._out(LINE_CONTROL, LINE_8N1)
+        self._out(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR)
+        self._out(MODEM_CONTROL, DTR_RTS)
+        self.depth = FIFO_BYTES if self._in(INTERRUPT_ID) & FIFO_ON == FIFO_ON else 1
+        self.room = 0
+
+    def _out(self, port, data):
+        call.port_out(port, 1, r_uint(data))
+
+    def _in(self, port):
+        call.port_in(port, 1)
+        return intmask(call.value()) & 0xff
+
+    # -- output
+
+    def put(self, byte):
+        if self.room == 0:
+            self.make_room()
+        if not self.broken:
+            self.room -= 1
+            self._out(DATA, byte)
+        self.column = 0 if byte == LF else self.column + 1
+
+    def make_room(self):
+        if self.wait_for(TRANSMIT_EMPTY):
+            self.room = self.depth
+
+    def drain(self):
+        """Wait until the last bit is on the line. Called before power-off."""
+        self.wait_for(TRANSMITTER_IDLE)
+
+    def wait_for(self, bit):
+        """Wait until the line status has `bit`. Returns False when the port is broken."""
+        deadline = rdtsc() + self.patience
+        polls = 0
+        while not self.broken:
+            if self.status() & bit != 0:
+                return True
+            polls += 1
+            if polls == POLLS:
+                polls = 0
+                self.broken = rdtsc() >= deadline
+                self.wait(rdtsc() + self.pause)
+        return False
+
+    def wait(self, deadline):
+        call.wait(deadline)
+        self.signals |= call.value()
+
+    def take_signals(self):
+        """The signals since the last call."""
+        result = self.signals
+        self.signals = r_uint(0)
+        return result
+
+    # -- input
+
+    def status(self):
+        """The line status; a byte that has come in is taken on the way, if there is room for it."""
+        status = self._in(LINE_STATUS)
+        if status != NOBODY and status & DATA_READY != 0 and self.input_count < INPUT_BYTES:
+            self.keep(self._in(DATA))
+        return status
+
+    def keep(self, byte):
+        self.input[(self.input_first + self.input_count) & (INPUT_BYTES - 1)] = byte
+        self.input_count += 1
+
+    def poll(self):
+        """Take in what has come, at most what the port's own FIFO holds."""
+        for _ in range(FIFO_BYTES):
+            status = self.status()
+            if status == NOBODY or status & DATA_READY == 0:
+                return
+
+    def next(self):
+        """The oldest byte that has come in, or -1."""
+        if self.input_count == 0:
+            return -1
+        byte = self.input[self.input_first]
+        self.input_first = (self.input_first + 1) & (INPUT_BYTES - 1)
+        self.input_count -= 1
+        return byte
+
+
+assert INPUT_BYTES & (INPUT_BYTES - 1) == 0

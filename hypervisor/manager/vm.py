@@ -1,0 +1,80 @@
+"""One VM as the manager knows it: what the configuration says, what it was given, how it ended.
+
+All records are made at import time and filled later, because nothing allocates at run time.
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.spec import call, config, ending, exit
+
+ABSENT, RUNNING, ENDED, GONE = 0, 1, 2, 3       # ENDED: its frames are being taken back; GONE: they are the manager's again
+GRANTS = 3 + call.GUEST_MODULES                 # program, RAM, image, modules
+
+# The manager's slots: three for each VM.
+SLOT_COMPARTMENT = call.SLOT_MANAGER_FREE
+SLOT_OUTPUT = SLOT_COMPARTMENT + config.MAX_VMS     # ring from the VMM
+SLOT_INPUT = SLOT_OUTPUT + config.MAX_VMS           # ring to the VMM
+assert SLOT_INPUT + config.MAX_VMS <= call.SLOTS
+
+
+class Grant(object):
+    """A run of frames that a VM was given: frames first .. first+count-1 of the manager's `region`, in the VM's slot `target`."""
+
+    def __init__(self):
+        self.region = 0
+        self.first = 0
+        self.count = 0
+        self.target = 0
+
+    def set(self, region, first, count, target):
+        self.region = region
+        self.first = first
+        self.count = count
+        self.target = target
+
+
+class Vm(object):
+    def __init__(self, index):
+        self.index = index
+        self.compartment = SLOT_COMPARTMENT + index
+        self.output = SLOT_OUTPUT + index
+        self.input = SLOT_INPUT + index
+        self.end_signal = r_uint(1) << self.compartment
+        # from the configuration, checked there
+        self.name = [0] * config.NAME_BYTES
+        self.name_length = 0
+        self.ram_frames = 0
+        self.load_address = r_uint(0)
+        self.vmm_module = 0
+        self.image_module = 0
+        self.image_kind = 0
+        self.flags = 0
+        self.restarts = 0
+        self.command_line = 0               # offset in the blob, 0: none
+        self.module_count = 0
+        self.modules = [0] * call.GUEST_MODULES
+        self.module_strings = [0] * call.GUEST_MODULES
+        # its life
+        self.state = ABSENT
+        self.grants = [Grant() for _ in range(GRANTS)]
+        self.grant_count = 0
+        # filled when it has ended
+        self.how = ending.NONE
+        self.detail = r_uint(0)
+        self.ticks = r_uint(0)
+        self.vmm_ticks = r_uint(0)
+        self.exits = [r_uint(0)] * exit.COUNT
+
+    def add_grant(self, region, first, count, target):
+        """Remember a grant. Returns it. There are never more than GRANTS: one per slot that the manager fills."""
+        grant = self.grants[self.grant_count]
+        grant.set(region, first, count, target)
+        self.grant_count += 1
+        return grant
+
+    def same_name(self, other):
+        if self.name_length != other.name_length:
+            return False
+        for n in range(self.name_length):
+            if self.name[n] != other.name[n]:
+                return False
+        return True

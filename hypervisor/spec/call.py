@@ -1,0 +1,65 @@
+"""Kernel calls: numbers, arguments and results.
+
+A task executes `int 0x80` with the number in RAX and the arguments in RDI, RSI, RDX, R10, R8, R9. The kernel answers
+with a status (hypervisor/spec/status.py) in RAX and a value in RDX; no other register changes. A call names capability
+slots of the caller, never objects or physical addresses.
+"""
+
+GATE = 0x80                 # the one interrupt gate that ring 3 may use
+SLOTS = 64                  # capability slots per task
+BATCH = 512                 # frames that one MAP, GIVE or TAKE handles at most: what bounds the kernel's loops
+
+TABLE = [
+    # number, name, arguments, value in RDX
+    (0, 'WAIT', ['deadline'], 'signals'),
+    (1, 'RING_SEND', ['ring', 'bytes'], 'bytes taken'),
+    (2, 'RING_RECEIVE', ['ring'], 'bytes put into the task page'),
+    (3, 'PORT_IN', ['ports', 'port', 'size'], 'value read'),
+    (4, 'PORT_OUT', ['ports', 'port', 'size', 'value'], '0'),
+    (5, 'MAP', ['compartment', 'region', 'first', 'address', 'count', 'rights'], 'frames done'),
+    (6, 'CREATE', ['slot'], '0'),
+    (7, 'GIVE', ['compartment', 'region', 'first', 'count', 'target'], 'frames done'),
+    (8, 'TAKE', ['compartment', 'target', 'slot'], 'frames left'),
+    (9, 'VCPU_CREATE', ['compartment', 'target'], '0'),
+    (10, 'RING_CREATE', ['from', 'from_slot', 'to', 'to_slot'], '0'),
+    (11, 'START', ['compartment', 'entry', 'stack', 'argument'], '0'),
+    (12, 'STOP', ['compartment', 'how', 'detail'], '0'),
+    (13, 'INSPECT', ['compartment'], 'state'),
+    (14, 'VCPU_RUN', ['vcpu', 'deadline'], 'reasons'),
+    (15, 'VCPU_READ', ['vcpu', 'groups'], '0'),
+]
+for _number, _name, _arguments, _value in TABLE:
+    globals()[_name] = _number
+COUNT = len(TABLE)
+
+# MAP: rights. No rights (0) takes the mapping away. GUEST: the nested address space (address is a gpa).
+READ, WRITE, EXECUTE, GUEST = 1, 2, 4, 8
+
+# VCPU_RUN: reasons in RDX, may come together.
+REASON_EXIT, REASON_SIGNAL, REASON_DEADLINE = 1, 2, 4
+
+# INSPECT: state of a compartment.
+STATE_NEW, STATE_RUNNING, STATE_ENDED = 0, 1, 2
+
+# Slots of every task's table that the kernel fills at its creation.
+SLOT_SELF = 0               # the task's own compartment
+
+# Slots of the manager's table that the kernel fills at boot; slots from SLOT_MANAGER_FREE on are the manager's to use.
+SLOT_PORTS = 1              # every I/O port
+SLOT_MEMORY = 2             # free memory, first region; further ones follow
+MEMORY_REGIONS = 6
+SLOT_MODULE = 8             # boot modules, one slot each
+MODULES = 24
+SLOT_MANAGER_FREE = 32
+
+# Slots of a VMM's table that the manager fills.
+SLOT_PROGRAM = 1            # frames of the VMM's own image, stack and boot page
+SLOT_RAM = 2                # the guest's memory
+SLOT_IMAGE = 3              # the boot module with the guest's image
+SLOT_GUEST_MODULE = 4       # the guest's own modules, up to GUEST_MODULES
+GUEST_MODULES = 4
+SLOT_CONSOLE_OUT = 8        # ring to the manager
+SLOT_CONSOLE_IN = 9         # ring from the manager
+SLOT_VCPU = 16              # vCPUs
+
+C_CONSTANTS = {'CALL_GATE': GATE, 'CALL_STOP': STOP, 'CALL_SLOT_SELF': SLOT_SELF}

@@ -1,0 +1,25 @@
+"""The register area of a context: what the assembly saves and loads around a run.
+
+The sixteen general registers in the order of instruction encodings (hypervisor/spec/vcpu.py), then what a task needs
+besides; a vCPU has those in its VMCB or VMCS (and its RSP too; CR2 is here where the vendor keeps it nowhere else).
+
+A vCPU's private page in the arena holds its register area, its CPUID table and the FPU state that it left.
+"""
+from hypervisor.spec.record import offsets
+from hypervisor.spec.vcpu import GPR
+
+AREA = offsets(GPR + ['RIP', 'RFLAGS', 'ERROR', 'CR2'])
+PANIC = offsets(GPR + ['RIP', 'RFLAGS', 'ERROR', 'VECTOR', 'CS', 'SS', 'CR0', 'CR2', 'CR3', 'CR4'])
+
+PRIVATE_AREA = 0               # in a vCPU's private page
+PRIVATE_CPUID = 256             # as in the vCPU page from CPUID_TABLE on
+PRIVATE_FPU = 2048              # XSAVE area, 64-byte aligned; x87, SSE and AVX need 832 bytes
+
+SELECTOR_KERNEL_CODE, SELECTOR_KERNEL_DATA, SELECTOR_TASK_CODE, SELECTOR_TASK_DATA, SELECTOR_TSS = 0x08, 0x10, 0x1b, 0x23, 0x28
+
+C_CONSTANTS = {'KERNEL_CS': SELECTOR_KERNEL_CODE, 'KERNEL_DS': SELECTOR_KERNEL_DATA, 'TASK_CS': SELECTOR_TASK_CODE,
+               'TASK_DS': SELECTOR_TASK_DATA, 'TSS_SELECTOR': SELECTOR_TSS}
+for _name, _offset in AREA.items():
+    C_CONSTANTS['AREA_' + _name] = _offset
+for _name, _offset in PANIC.items():
+    C_CONSTANTS['PANIC_' + _name] = _offset

@@ -1,0 +1,74 @@
+"""The VM's bus: which device answers at a port, and what answers where none does.
+
+A narrow device has byte-wide registers: a wider access to it becomes several accesses to neighbouring ports, as on an ISA
+bus. Ports that nobody claims read as all ones and swallow what is written; so does the address space beyond the RAM (no
+device claims memory yet).
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+ONES = r_uint(-1)
+PORT_MASK = 0xffff
+DONE, BUSY = 0, 1               # write: BUSY means that nothing happened and the guest has to try again
+
+
+def ones(size):
+    """All ones in `size` bytes, 1 to 8."""
+    return ONES >> (64 - 8 * size)
+
+
+class Device(object):
+    """What claims `ports` ports from `port` on."""
+
+    def __init__(self, port, ports, narrow):
+        self.port = port
+        self.ports = ports
+        self.narrow = narrow
+
+    def read(self, offset, size):
+        return ones(size)
+
+    def write(self, offset, size, value):
+        return DONE
+
+
+class Bus(object):
+    def __init__(self, devices):
+        self.devices = devices
+
+    def port_in(self, port, size):
+        """size: 1, 2 or 4. Returns the value, zero-extended."""
+        device = self._at(port)
+        if device is not None and not device.narrow:
+            return device.read(port - device.port, size)
+        value = r_uint(0)
+        for n in range(size):
+            value |= self._byte_in((port + n) & PORT_MASK) << (8 * n)
+        return value
+
+    def port_out(self, port, size, value):
+        """Returns DONE or BUSY."""
+        device = self._at(port)
+        if device is not None and not device.narrow:
+            return device.write(port - device.port, size, value)
+        for n in range(size):
+            if self._byte_out((port + n) & PORT_MASK, (value >> (8 * n)) & r_uint(0xff)) == BUSY:
+                return BUSY     # only the UART is ever busy, and it has no narrow neighbour before it
+        return DONE
+
+    def _at(self, port):
+        for device in self.devices:
+            if device.port <= port and port < device.port + device.ports:
+                return device
+        return None
+
+    def _byte_in(self, port):
+        device = self._at(port)
+        if device is None or not device.narrow:
+            return r_uint(0xff)
+        return device.read(port - device.port, 1)
+
+    def _byte_out(self, port, value):
+        device = self._at(port)
+        if device is None or not device.narrow:
+            return DONE
+        return device.write(port - device.port, 1, value)

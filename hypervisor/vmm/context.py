@@ -1,0 +1,119 @@
+"""What the emulator needs to know about the vCPU: its mode, its registers by width, and the fault to inject, if any.
+
+load() fetches the state of one exit; the registers are then read and written in the vCPU page.
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.spec import cpu, status, vcpu as spec
+from hypervisor.vmm import vcpu as v
+
+GROUPS = spec.GROUP_GPR | spec.GROUP_FLOW | spec.GROUP_CONTROL | spec.GROUP_SEGMENT
+ZERO = r_uint(0)
+OK, FAULT = 0, 1                # of everything that may fault
+
+# Segment attributes (spec/vcpu.py).
+LONG, BIG = r_uint(1 << 9), r_uint(1 << 10)
+
+MASKS = [r_uint(0), r_uint(0xff), r_uint(0xffff), r_uint(0), r_uint(0xffffffff), r_uint(0), r_uint(0), r_uint(0), r_uint(-1)]
+
+
+def mask(size):
+    """All ones in `size` bytes: 1, 2, 4 or 8."""
+    return MASKS[size & 15] if size <= 8 else ZERO
+
+
+class Context(object):
+    def __init__(self, vcpu):
+        self.vcpu = vcpu
+        self.mode = 64                  # of the code segment: 16, 32, 64
+        self.protected = False          # not real mode, not virtual-8086
+        self.user = False               # CPL 3
+        self.cr0 = ZERO
+        self.cr3 = ZERO
+        self.cr4 = ZERO
+        self.efer = ZERO
+        self.flags = ZERO               # RFLAGS as the instruction leaves them
+        self.rip = ZERO
+        # The exception to inject when something has returned FAULT.
+        self.vector = 0
+        self.error = ZERO
+
+    def load(self):
+        """Fetch the state. Returns success."""
+        vcpu = self.vcpu
+        if vcpu.read(GROUPS) != status.OK:
+            return False
+        self.cr0, self.cr3 = vcpu.get(v.STATE['CR0']), vcpu.get(v.STATE['CR3'])
+        self.cr4, self.efer = vcpu.get(v.STATE['CR4']), vcpu.get(v.STATE['EFER'])
+        self.flags, self.rip = vcpu.get(v.STATE['RFLAGS']), vcpu.get(v.STATE['RIP'])
+        self.protected = self.has_cr0(cpu.CR0_PE) and not self.has_flag(cpu.RFLAGS_VM)
+        self.mode = self._mode()
+        self.user = self._privilege() == 3
+        return True
+
+    def _mode(self):
+        attributes = self.vcpu.segment(v.CS, v.SEGMENT_ATTRIBUTES)
+        if self.is_long() and attributes & LONG != ZERO:
+            return 64
+        return 32 if self.protected and attributes & BIG != ZERO else self._mode_16(attributes)
+
+    def _mode_16(self, attributes):
+        """Real mode keeps a D bit that protected mode has left in CS ("unreal")."""
+        return 32 if not self.protected and not self.has_flag(cpu.RFLAGS_VM) and attributes & BIG != ZERO else 16
+
+    def _privilege(self):
+        if self.has_flag(cpu.RFLAGS_VM) and self.has_cr0(cpu.CR0_PE):
+            return 3
+        if not self.protected:
+            return 0
+        return intmask((self.vcpu.segment(v.SS, v.SEGMENT_ATTRIBUTES) >> 5) & r_uint(3))
+
+    def has_cr0(self, bit):
+        return self.cr0 & r_uint(bit) != ZERO
+
+    def has_cr4(self, bit):
+        return self.cr4 & r_uint(bit) != ZERO
+
+    def has_flag(self, bit):
+        return self.flags & r_uint(bit) != ZERO
+
+    def is_long(self):
+        """Long mode, 64-bit or compatibility."""
+        return self.efer & r_uint(cpu.EFER_LMA) != ZERO
+
+    def has_nx(self):
+        return self.efer & r_uint(cpu.EFER_NXE) != ZERO
+
+    # Registers of 1, 2, 4 or 8 bytes.
+    def register(self, number, size):
+        """number: 0 to 15."""
+        return self.vcpu.register(number) & mask(size)
+
+    def set_register(self, number, size, value):
+        """A 4-byte write clears the upper half, as 64-bit mode has it."""
+        if size < 4:
+            value = self.vcpu.register(number) & ~mask(size) | value & mask(size)
+        self.vcpu.set_register(number, value & mask(4) if size == 4 else value)
+
+    def finish(self, rip):
+        """The instruction is done (or, with its own rip, to be executed again)."""
+        if self.mode == 16:
+            rip &= mask(2)
+        elif self.mode == 32:
+            rip &= mask(4)
+        self.vcpu.set(v.STATE['RIP'], rip)
+        self.vcpu.set(v.STATE['RFLAGS'], self.flags & ~r_uint(cpu.RFLAGS_RF))
+
+    # Faults. Each returns FAULT.
+    def fault(self, vector, error):
+        self.vector = vector
+        self.error = error
+        return FAULT
+
+    def protection_fault(self, in_stack):
+        """#SS(0) or #GP(0)."""
+        return self.fault(cpu.VECTOR_SS if in_stack else cpu.VECTOR_GP, ZERO)
+
+    def page_fault(self, gva, error):
+        self.vcpu.set(v.STATE['CR2'], gva)
+        return self.fault(cpu.VECTOR_PF, error)

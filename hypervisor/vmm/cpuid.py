@@ -1,0 +1,215 @@
+"""The CPUID policy: what a guest sees is what the processor has, masked by the tables here.
+
+A bit that is not named is not passed on: a new feature of a new processor stays hidden until somebody has thought about it.
+One logical processor; no local APIC; no feature whose registers nobody switches. The kernel answers from a table in the
+vCPU page, filled at the start; leaves that depend on the subleaf come here (answer()).
+Leaf 0xd: EBX of subleaf 0 should follow the guest's XCR0; it always says the largest size.
+Source: Intel SDM Vol. 2A, "CPUID"; AMD64 APM Vol. 3, "Obtaining Processor Information Via the CPUID Instruction".
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.hw import memory, task
+from hypervisor.spec import layout, vcpu as spec
+from hypervisor.spec.boot import VENDOR_AMD
+
+ALL = 0xffffffff
+NONE = 0
+
+
+def bits(*numbers):
+    return sum(1 << n for n in numbers)
+
+
+FMS = ALL                                                   # leaf 1, EAX: family, model, stepping
+LEAF_1_EBX = 0xffff                                         # brand index, CLFLUSH line size
+ONE_PROCESSOR = 1 << 16                                     # leaf 1, EBX: logical processors; APIC id 0
+LEAF_1_ECX = bits(0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30)
+#                 SSE3 PCLMUL SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND
+HYPERVISOR = 1 << 31                                        # leaf 1, ECX
+LEAF_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 19, 23, 24, 25, 26, 27)
+#                 FPU VME DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS
+LEAF_7_EBX = bits(0, 3, 5, 6, 7, 8, 9, 13, 18, 19, 20, 23, 24, 29)
+#                 FSGSBASE BMI1 AVX2 FDP SMEP BMI2 ERMS FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
+LEAF_7_ECX = bits(2, 8, 9, 10)                              # UMIP GFNI VAES VPCLMULQDQ
+LEAF_7_EDX = bits(4)                                        # FSRM
+EXTENDED_1_ECX = bits(0, 5, 6, 7, 8, 11, 16, 21)            # LAHF LZCNT SSE4A misaligned 3DNOWPREFETCH XOP FMA4 TBM
+EXTENDED_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 26, 29, 30, 31)
+#                     as leaf 1, with SYSCALL for SEP; NX MMXEXT MMX FXSR PAGE1GB LM 3DNOWEXT 3DNOW
+TSC_INVARIANT = 1 << 8                                      # 0x80000007, EDX
+PHYSICAL_BITS = 0xff                                        # 0x80000008, EAX
+LINEAR_48 = 48 << 8
+
+LARGEST_BASIC = 0x16
+LARGEST_HYPERVISOR = 0x40000000
+LARGEST_INTEL = 0x80000008
+LARGEST_AMD = 0x8000001a
+SIGNATURE = 'BulkheadBulk'                                  # EBX, ECX, EDX of leaf 0x40000000
+
+MASKS = {
+    # leaf: EAX, EBX, ECX, EDX. Leaves that are not here are zeros.
+    0x0: (ALL, ALL, ALL, ALL),                              # EAX is capped below
+    0x1: (FMS, LEAF_1_EBX, LEAF_1_ECX, LEAF_1_EDX),
+    0x2: (ALL, ALL, ALL, ALL),                              # Intel's cache descriptors
+    0x15: (ALL, ALL, ALL, NONE),                            # TSC rate
+    0x16: (0xffff, 0xffff, 0xffff, NONE),                   # processor rate
+    0x80000000: (ALL, ALL, ALL, ALL),
+    0x80000001: (ALL, NONE, EXTENDED_1_ECX, EXTENDED_1_EDX),
+    0x80000002: (ALL, ALL, ALL, ALL),                       # the processor's name
+    0x80000003: (ALL, ALL, ALL, ALL),
+    0x80000004: (ALL, ALL, ALL, ALL),
+    0x80000005: (ALL, ALL, ALL, ALL),                       # AMD: L1 caches and TLBs
+    0x80000006: (ALL, ALL, ALL, ALL),                       # L2, L3
+    0x80000007: (NONE, NONE, NONE, TSC_INVARIANT),
+    0x80000008: (PHYSICAL_BITS, NONE, NONE, NONE),
+    0x80000019: (ALL, ALL, NONE, NONE),                     # AMD: TLBs for 1-GiB pages
+    0x8000001a: (bits(0, 1, 2), NONE, NONE, NONE),          # AMD: widths of its floating-point units
+}
+CACHE, FEATURES, TOPOLOGY, XSAVE = 0x4, 0x7, 0xb, 0xd
+ASKED = [CACHE, FEATURES, TOPOLOGY, XSAVE]                  # basic leaves that depend on the subleaf
+
+CACHE_EAX = 0x3fff                                          # without the processors that share it
+XSAVE_COMPONENTS = bits(0, 1, 2)                            # x87, SSE, AVX
+XSAVE_INSTRUCTIONS = bits(0, 1, 2)                          # XSAVEOPT, XSAVEC, XGETBV with ECX=1
+XSAVE_LEGACY_BYTES = 512 + 64
+AVX, AVX_COMPONENT = 2, 1 << 2
+TOPOLOGY_SMT, TOPOLOGY_CORE = 1 << 8, 2 << 8
+
+# The table as rows, in the order of the vCPU page.
+LEAVES = [first + n for first in spec.CPUID_CLASSES for n in range(spec.CPUID_LEAVES)]
+ROWS = [r_uint(leaf) for leaf in LEAVES]
+ROW_MASKS = [[r_uint(mask) for mask in MASKS.get(leaf, (NONE, NONE, NONE, NONE))] for leaf in LEAVES]
+TABLE = r_uint(layout.VCPU_PAGE + spec.CPUID_TABLE)
+ASK = r_uint(layout.VCPU_PAGE + spec.CPUID_ASK)
+ASK_BASIC = r_uint(bits(*ASKED))
+ZERO = r_uint(0)
+
+
+def _signature(at):
+    return r_uint(sum(ord(SIGNATURE[at + n]) << (8 * n) for n in range(4)))
+
+
+SIGNATURE_EBX, SIGNATURE_ECX, SIGNATURE_EDX = _signature(0), _signature(4), _signature(8)
+
+
+def host(leaf, subleaf, register):
+    """What the processor itself says. A processor answers leaves beyond its largest with those of another."""
+    return task.cpuid(leaf, subleaf, register) & r_uint(ALL)
+
+
+def least(a, b):
+    return a if a < b else b
+
+
+class Cpuid(object):
+    def __init__(self):
+        self.largest = ZERO             # of the host, basic and extended
+        self.largest_extended = ZERO
+        self.amd = False
+        # The answer of answer().
+        self.eax = ZERO
+        self.ebx = ZERO
+        self.ecx = ZERO
+        self.edx = ZERO
+
+    def set_host(self, vendor):
+        """Called once, before all others."""
+        self.amd = vendor == VENDOR_AMD
+        self.largest = host(ZERO, ZERO, task.EAX)
+        self.largest_extended = host(r_uint(0x80000000), ZERO, task.EAX)
+
+    def physical_bits(self):
+        """MAXPHYADDR as the guest sees it."""
+        if self.largest_extended < r_uint(0x80000008):
+            return 36
+        return intmask(host(r_uint(0x80000008), ZERO, task.EAX)) & PHYSICAL_BITS
+
+    def _set(self, eax, ebx, ecx, edx):
+        self.eax = eax
+        self.ebx = ebx
+        self.ecx = ecx
+        self.edx = edx
+
+    # The table.
+    def fill(self):
+        """Write the table into the vCPU page. The caller marks GROUP_CPUID dirty."""
+        for row in range(len(ROWS)):
+            self._static(row)
+            entry = TABLE + r_uint(16 * row)
+            memory.store32(entry, self.eax)
+            memory.store32(entry + r_uint(4), self.ebx)
+            memory.store32(entry + r_uint(8), self.ecx)
+            memory.store32(entry + r_uint(12), self.edx)
+        memory.store32(ASK, ASK_BASIC)
+        memory.store32(ASK + r_uint(4), ZERO)
+        memory.store32(ASK + r_uint(8), ZERO)
+
+    def _is_known(self, leaf):
+        if leaf >= r_uint(0x80000000):
+            return leaf <= self.largest_extended
+        return leaf <= self.largest
+
+    def _static(self, row):
+        leaf = ROWS[row]
+        masks = ROW_MASKS[row]
+        self._set(ZERO, ZERO, ZERO, ZERO)
+        if leaf == r_uint(0x40000000):
+            self._set(r_uint(LARGEST_HYPERVISOR), SIGNATURE_EBX, SIGNATURE_ECX, SIGNATURE_EDX)
+        elif self._is_known(leaf):
+            self._set(host(leaf, ZERO, task.EAX) & masks[0], host(leaf, ZERO, task.EBX) & masks[1],
+                      host(leaf, ZERO, task.ECX) & masks[2], host(leaf, ZERO, task.EDX) & masks[3])
+            self._adjust(leaf)
+
+    def _adjust(self, leaf):
+        if leaf == ZERO:
+            self.eax = least(self.eax, r_uint(LARGEST_BASIC))
+        elif leaf == r_uint(1):
+            self.ebx |= r_uint(ONE_PROCESSOR)
+            self.ecx |= r_uint(HYPERVISOR)
+        elif leaf == r_uint(0x80000000):
+            self.eax = least(self.eax, r_uint(LARGEST_AMD if self.amd else LARGEST_INTEL))
+        elif leaf == r_uint(0x80000008):
+            self.eax |= r_uint(LINEAR_48)
+
+    # Leaves that depend on the subleaf.
+    def answer(self, leaf, subleaf):
+        """Set eax to edx for one of ASKED; zeros for everything else."""
+        self._set(ZERO, ZERO, ZERO, ZERO)
+        if leaf > self.largest:
+            return
+        if leaf == r_uint(CACHE):
+            self._set(host(leaf, subleaf, task.EAX) & r_uint(CACHE_EAX), host(leaf, subleaf, task.EBX),
+                      host(leaf, subleaf, task.ECX), host(leaf, subleaf, task.EDX))
+        elif leaf == r_uint(FEATURES) and subleaf == ZERO:
+            self._set(ZERO, host(leaf, ZERO, task.EBX) & r_uint(LEAF_7_EBX), host(leaf, ZERO, task.ECX) & r_uint(LEAF_7_ECX),
+                      host(leaf, ZERO, task.EDX) & r_uint(LEAF_7_EDX))
+        elif leaf == r_uint(TOPOLOGY):
+            self._topology(subleaf)
+        elif leaf == r_uint(XSAVE) and self._has_xsave():
+            self._xsave(subleaf)
+
+    def _topology(self, subleaf):
+        """One thread in one core, x2APIC id 0."""
+        self.ecx = subleaf & r_uint(0xff)
+        if subleaf == ZERO:
+            self._set(ZERO, r_uint(1), self.ecx | r_uint(TOPOLOGY_SMT), ZERO)
+        elif subleaf == r_uint(1):
+            self._set(ZERO, r_uint(1), self.ecx | r_uint(TOPOLOGY_CORE), ZERO)
+
+    def _has_xsave(self):
+        return host(r_uint(1), ZERO, task.ECX) & r_uint(1 << 26) != ZERO
+
+    def _components(self):
+        return host(r_uint(XSAVE), ZERO, task.EAX) & r_uint(XSAVE_COMPONENTS)
+
+    def _xsave_bytes(self):
+        if self._components() & r_uint(AVX_COMPONENT) == ZERO:
+            return r_uint(XSAVE_LEGACY_BYTES)
+        return host(r_uint(XSAVE), r_uint(AVX), task.EBX) + host(r_uint(XSAVE), r_uint(AVX), task.EAX)
+
+    def _xsave(self, subleaf):
+        if subleaf == ZERO:
+            self._set(self._components(), self._xsave_bytes(), self._xsave_bytes(), ZERO)
+        elif subleaf == r_uint(1):
+            self._set(host(r_uint(XSAVE), subleaf, task.EAX) & r_uint(XSAVE_INSTRUCTIONS), self._xsave_bytes(), ZERO, ZERO)
+        elif subleaf == r_uint(AVX) and self._components() & r_uint(AVX_COMPONENT) != ZERO:
+            self._set(host(r_uint(XSAVE), subleaf, task.EAX), host(r_uint(XSAVE), subleaf, task.EBX), ZERO, ZERO)

@@ -1,0 +1,326 @@
+"""A decoder for x86 instructions: lengths and operands of the integer instruction set, 16, 32 and 64 bits.
+
+decode() reads the bytes that fetch.py has brought and fills one Instruction. What it does not know (VEX, EVEX, XOP,
+undefined opcodes) is UNKNOWN, never a guess. It knows nothing of registers' values: address.py computes addresses.
+Source: Intel SDM Vol. 2A, "Instruction Format", Vol. 2D, "Opcode Map"; AMD64 APM Vol. 3, "Instruction Encoding".
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+OK, TOO_SHORT, UNKNOWN = 0, 1, 2
+MOST_BYTES = 15
+NONE = -1
+RIP = 16                            # `base` of a RIP-relative operand
+ES, CS, SS, DS, FS, GS = range(6)
+
+# Attributes of an opcode, as the characters of the maps below.
+PLAIN, MODRM = '.', 'm'             # no operand bytes; ModRM
+IMM8, IMM16, IMMZ, IMMV = 'b', 'w', 'z', 'v'        # immediates: 1 byte, 2, 2 or 4, 2 or 4 or 8
+MODRM_IMM8, MODRM_IMMZ, GROUP_3 = 'M', 'Z', '3'     # ModRM and an immediate; group 3: TEST has one
+OFFSET, ENTER, FAR, JUMP = 'o', 'e', 'p', 'j'       # memory offset; 16 + 8 bits; far pointer; 4 bytes or 2
+LEGACY, LEGACY_FAR, LEGACY_IMM8 = 'l', 'P', 'B'     # not in 64-bit mode: plain; far pointer; IMM8
+NOT_64, REGISTERS = 'n', 'r'        # ModRM, not in 64-bit mode; ModRM that always means registers
+BAD = 'x'                           # prefixes (never looked up), escapes and undefined opcodes
+
+ONE_BYTE = (
+    'mmmmbzll' 'mmmmbzlx'           # 00
+    'mmmmbzll' 'mmmmbzll'
+    'mmmmbzxl' 'mmmmbzxl'           # 20
+    'mmmmbzxl' 'mmmmbzxl'
+    '........' '........'           # 40: REX in 64-bit mode
+    '........' '........'
+    'llnmxxxx' 'zZbM....'           # 60
+    'bbbbbbbb' 'bbbbbbbb'
+    'MZxMmmmm' 'mmmmmmmm'           # 80
+    '........' '..P.....'
+    'oooo....' 'bz......'           # a0
+    'bbbbbbbb' 'vvvvvvvv'
+    'MMw.nnMZ' 'e.w..bl.'           # c0
+    'mmmmBBx.' 'mmmmmmmm'
+    'bbbbbbbb' 'jjPb....'           # e0
+    'x.xx..33' '......mm')
+TWO_BYTE = (
+    'mmmmx...' '..x.xm.M'           # 0f 00
+    'mmmmmmmm' 'mmmmmmmm'
+    'rrrrxxxx' 'mmmmmmmm'           # 0f 20
+    '......x.' 'xxxxxxxx'
+    'mmmmmmmm' 'mmmmmmmm'           # 0f 40
+    'mmmmmmmm' 'mmmmmmmm'
+    'mmmmmmmm' 'mmmmmmmm'           # 0f 60
+    'MMMMmmm.' 'xxxxmmmm'
+    'jjjjjjjj' 'jjjjjjjj'           # 0f 80
+    'mmmmmmmm' 'mmmmmmmm'
+    '...mMmxx' '...mMmmm'           # 0f a0
+    'mmmmmmmm' 'mmMmmmmm'
+    'mmMmMMMm' '........'           # 0f c0
+    'mmmmmmmm' 'mmmmmmmm'
+    'mmmmmmmm' 'mmmmmmmm'           # 0f e0
+    'mmmmmmmm' 'mmmmmmmm')
+assert len(ONE_BYTE) == 256 and len(TWO_BYTE) == 256
+
+# `map` of an instruction.
+MAP_ONE, MAP_0F, MAP_0F38, MAP_0F3A = range(4)
+
+# 16-bit addressing: base and index of each r/m.
+BX, BP, SI, DI = 3, 5, 6, 7
+BASES_16 = [BX, BX, BP, BP, NONE, NONE, BP, BX]
+INDEXES_16 = [SI, DI, SI, DI, SI, DI, NONE, NONE]
+SP = 4
+
+
+class Code(object):
+    """Bytes of the instruction, as far as they could be fetched, and how far the decoder has come."""
+
+    def __init__(self):
+        self.bytes = [0] * MOST_BYTES
+        self.count = 0
+        self.at = 0
+        self.short = False              # more was asked for than there is
+
+    def clear(self):
+        self.count = 0
+
+    def add(self, byte):
+        """At most MOST_BYTES."""
+        if self.count < MOST_BYTES:
+            self.bytes[self.count] = byte & 0xff
+            self.count += 1
+
+    def start(self):
+        self.at = 0
+        self.short = False
+
+    def next(self):
+        """The next byte; 0 beyond the last one, and then `short` is set."""
+        at = self.at
+        if at >= self.count or at >= MOST_BYTES:
+            self.short = True
+            return 0
+        self.at = at + 1
+        return self.bytes[at]
+
+    def little(self, size):
+        """The next `size` bytes as one number."""
+        value = r_uint(0)
+        for n in range(size):
+            value |= r_uint(self.next()) << (8 * n)
+        return value
+
+    def signed(self, size):
+        """The same, sign-extended."""
+        return sign_extend(self.little(size), size)
+
+
+def sign_extend(value, size):
+    """A `size`-byte number (1, 2, 4, 8) to 64 bits. What is above it in `value` does not matter."""
+    shift = 64 - 8 * size
+    return r_uint(intmask(value << shift) >> shift)
+
+
+class Instruction(object):
+    def __init__(self):
+        self.mode = 64                  # of the code segment: 16, 32 or 64
+        self.clear()
+
+    def clear(self):
+        self.length = 0
+        self.map = MAP_ONE
+        self.opcode = 0
+        self.prefix_66 = False
+        self.prefix_67 = False
+        self.repeat = 0                 # 0, 0xf2 or 0xf3
+        self.lock = False
+        self.segment = NONE             # override
+        self.rex = 0
+        self.operand_size = 4           # 2, 4 or 8; byte forms and defaults of 64 bits are the opcode's business
+        self.address_size = 8           # 2, 4 or 8
+        self.modrm = False
+        self.mod = 3
+        self.reg = 0                    # with REX.R
+        self.rm = 0                     # with REX.B, when mod is 3
+        self.memory = False             # there is a memory operand by ModRM or offset:
+        self.base = NONE
+        self.index = NONE
+        self.scale = 0                  # shift
+        self.displacement = r_uint(0)   # sign-extended
+        self.immediate = r_uint(0)      # sign-extended
+
+    def is_64(self):
+        return self.mode == 64
+
+    def rex_bit(self, bit):
+        """8 if this bit of REX is set. bit: 2 R, 1 X, 0 B."""
+        return 8 if self.rex & (1 << bit) else 0
+
+    def default_segment(self):
+        """The segment of the memory operand without an override: SS for stack addresses."""
+        return SS if self.base == SP or self.base == BP else DS
+
+    def data_segment(self):
+        return self.segment if self.segment != NONE else self.default_segment()
+
+
+def decode(code, instruction, mode):
+    """Fill `instruction` from `code` (any bytes). mode: 16, 32 or 64.
+
+    Returns OK, TOO_SHORT (more bytes are needed than there are, or than 15) or UNKNOWN.
+    """
+    code.start()
+    instruction.clear()
+    instruction.mode = mode
+    first = _prefixes(code, instruction)
+    _sizes(instruction)
+    kind = _opcode(code, instruction, first)
+    if code.short:
+        return TOO_SHORT
+    if kind == BAD:
+        return UNKNOWN
+    return _operands(code, instruction, kind)
+
+
+def _prefixes(code, instruction):
+    """Read all prefixes. Returns the byte after them. A REX counts only right before the opcode."""
+    while True:
+        byte = code.next()
+        if instruction.mode == 64 and byte & 0xf0 == 0x40:
+            instruction.rex = byte
+        elif _legacy_prefix(instruction, byte) and not code.short:
+            instruction.rex = 0
+        else:
+            return byte
+
+
+def _legacy_prefix(instruction, byte):
+    if byte == 0x66:
+        instruction.prefix_66 = True
+    elif byte == 0x67:
+        instruction.prefix_67 = True
+    elif byte == 0xf0:
+        instruction.lock = True
+    elif byte == 0xf2 or byte == 0xf3:
+        instruction.repeat = byte
+    elif byte & 0xe7 == 0x26:
+        if instruction.mode != 64:      # ES, CS, SS, DS mean nothing in 64-bit mode
+            instruction.segment = byte >> 3 & 3
+    elif byte == 0x64 or byte == 0x65:
+        instruction.segment = FS if byte == 0x64 else GS
+    else:
+        return False
+    return True
+
+
+def _sizes(instruction):
+    if instruction.mode == 64:
+        instruction.address_size = 4 if instruction.prefix_67 else 8
+        instruction.operand_size = 2 if instruction.prefix_66 else 4
+        if instruction.rex & 8:
+            instruction.operand_size = 8
+    else:
+        instruction.address_size = 2 if (instruction.mode == 16) != instruction.prefix_67 else 4
+        instruction.operand_size = 2 if (instruction.mode == 16) != instruction.prefix_66 else 4
+
+
+def _opcode(code, instruction, first):
+    """Set map and opcode. Returns the opcode's attribute."""
+    if first != 0x0f:
+        instruction.opcode = first
+        return ONE_BYTE[first & 0xff]
+    second = code.next()
+    if second == 0x38 or second == 0x3a:
+        instruction.map = MAP_0F38 if second == 0x38 else MAP_0F3A
+        instruction.opcode = code.next()
+        return MODRM if second == 0x38 else MODRM_IMM8
+    instruction.map = MAP_0F
+    instruction.opcode = second
+    return TWO_BYTE[second & 0xff]
+
+
+def _operands(code, instruction, kind):
+    if instruction.mode == 64 and (kind == LEGACY or kind == LEGACY_FAR or kind == LEGACY_IMM8 or kind == NOT_64):
+        return UNKNOWN
+    if (kind == MODRM or kind == MODRM_IMM8 or kind == MODRM_IMMZ or kind == GROUP_3 or kind == NOT_64 or
+            kind == REGISTERS):
+        _modrm(code, instruction, kind == REGISTERS)
+        if _is_vector_prefix(instruction, kind):
+            return UNKNOWN
+    _immediate(code, instruction, kind)
+    instruction.length = code.at
+    return TOO_SHORT if code.short else OK
+
+
+def _is_vector_prefix(instruction, kind):
+    """62, C4, C5 with a register operand are EVEX and VEX outside of 64-bit mode too; 8F with a register field is AMD's XOP."""
+    if kind == NOT_64:
+        return instruction.mod == 3
+    return instruction.map == MAP_ONE and instruction.opcode == 0x8f and instruction.reg & 7 != 0
+
+
+def _modrm(code, instruction, registers_only):
+    byte = code.next()
+    instruction.modrm = True
+    instruction.mod = 3 if registers_only else byte >> 6
+    instruction.reg = byte >> 3 & 7 | instruction.rex_bit(2)
+    rm = byte & 7
+    instruction.rm = rm | instruction.rex_bit(0)
+    if instruction.mod == 3:
+        return
+    instruction.memory = True
+    if instruction.address_size == 2:
+        _address_16(code, instruction, rm)
+    else:
+        _address_32(code, instruction, rm)
+
+
+def _address_16(code, instruction, rm):
+    instruction.base = BASES_16[rm & 7]
+    instruction.index = INDEXES_16[rm & 7]
+    if instruction.mod == 0 and rm == 6:
+        instruction.base = NONE
+        instruction.displacement = code.signed(2)
+    elif instruction.mod == 0 and (rm == 4 or rm == 5):
+        pass
+    elif instruction.mod == 1:
+        instruction.displacement = code.signed(1)
+    elif instruction.mod == 2:
+        instruction.displacement = code.signed(2)
+
+
+def _address_32(code, instruction, rm):
+    """32- and 64-bit addressing, with SIB."""
+    base = rm
+    if rm == 4:
+        sib = code.next()
+        base = sib & 7
+        instruction.scale = sib >> 6
+        index = sib >> 3 & 7 | instruction.rex_bit(1)
+        instruction.index = index if index != 4 else NONE
+    instruction.base = base | instruction.rex_bit(0)
+    if instruction.mod == 0 and base == 5:
+        instruction.base = RIP if instruction.mode == 64 and rm == 5 else NONE
+        instruction.displacement = code.signed(4)
+    elif instruction.mod == 1:
+        instruction.displacement = code.signed(1)
+    elif instruction.mod == 2:
+        instruction.displacement = code.signed(4)
+
+
+def _immediate(code, instruction, kind):
+    z = 2 if instruction.operand_size == 2 else 4
+    if kind == IMM8 or kind == MODRM_IMM8 or kind == LEGACY_IMM8:
+        instruction.immediate = code.signed(1)
+    elif kind == IMM16:
+        instruction.immediate = code.signed(2)
+    elif kind == IMMZ or kind == MODRM_IMMZ:
+        instruction.immediate = code.signed(z)
+    elif kind == JUMP:
+        instruction.immediate = code.signed(4 if instruction.mode == 64 else z)
+    elif kind == IMMV:
+        instruction.immediate = code.signed(instruction.operand_size)
+    elif kind == GROUP_3 and instruction.reg & 7 < 2:
+        instruction.immediate = code.signed(1 if instruction.opcode == 0xf6 else z)
+    elif kind == OFFSET:
+        instruction.memory = True
+        instruction.displacement = code.little(instruction.address_size)
+    elif kind == ENTER:
+        code.little(3)
+    elif kind == LEGACY_FAR:
+        code.little(z + 2)

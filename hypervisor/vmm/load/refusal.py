@@ -1,0 +1,37 @@
+"""Why an image cannot be booted: codes (the detail of BAD_IMAGE) and the sentence for the console.
+
+A sentence with a %d is about the numbered thing that the code's user has counted: a segment or a module, from 1.
+"""
+
+TABLE = [
+    # code, name, sentence
+    (0, 'OK', ''),
+    (1, 'EMPTY', 'the image is empty'),
+    (2, 'FLAT_TOO_LARGE', "the flat image does not fit into the VM's memory at its load address"),
+    (3, 'FLAT_TOO_HIGH', 'a flat image starts in real mode, so its load address must be below 64 KiB'),
+    (4, 'NO_HEADER', 'no multiboot header in the first 8192 bytes of the image'),
+    (5, 'WANTS_UNKNOWN', 'the multiboot header requires a feature that is not offered'),
+    (6, 'HEADER_BEFORE_LOAD', "the multiboot header's own address is below its load address"),
+    (7, 'LOAD_BEFORE_FILE', "the multiboot header's addresses begin before the image does"),
+    (8, 'LOAD_END_BEFORE_START', "the multiboot header's load end is below its load address"),
+    (9, 'LOAD_BEYOND_FILE', 'the multiboot header asks for more than the image holds'),
+    (10, 'BSS_BEFORE_END', "the multiboot header's bss ends before the loaded part does"),
+    (11, 'LOAD_LEAVES_RAM', "the multiboot header's addresses leave the VM's memory"),
+    (12, 'NOT_ELF', 'the image has no addresses in its multiboot header and is no ELF file'),
+    (13, 'ELF_WRONG_MACHINE', 'the ELF is not a little-endian program for i386 or x86-64'),
+    (14, 'ELF_HEADERS_OUTSIDE', "the ELF's program headers lie outside the image"),
+    (15, 'ELF_TOO_MANY', 'the ELF has more program headers than the 64 that are looked at'),
+    (16, 'ELF_NOTHING', 'the ELF has nothing to load'),
+    (17, 'SEGMENT_OUTSIDE_FILE', "the ELF's segment %d lies outside the image"),
+    (18, 'SEGMENT_FILE_LARGER', "the ELF's segment %d has more bytes in the file than in memory"),
+    (19, 'SEGMENT_LEAVES_RAM', "the ELF's segment %d leaves the VM's memory"),
+    (20, 'SEGMENT_OVERLAPS', "the ELF's segment %d overlaps another one"),
+    (21, 'ENTRY_OUTSIDE', "the entry point is not in the VM's memory"),
+    (22, 'NO_ROOM_INFORMATION', "the VM's memory has no room left for the multiboot information"),
+    (23, 'NO_ROOM_MODULE', "the VM's memory has no room left for module %d"),
+    (24, 'UNKNOWN_KIND', 'the image is of a kind that this VMM does not know'),
+]
+SENTENCES = [sentence for _, _, sentence in TABLE]
+for _code, _name, _ in TABLE:
+    globals()[_name] = _code
+assert [code for code, _, _ in TABLE] == range(len(TABLE))

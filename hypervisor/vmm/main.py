@@ -1,0 +1,196 @@
+"""The VMM's loop: run the vCPU, handle its exit, answer.
+
+Every exit is answered well within the second that the kernel allows: what takes longer is done in pieces, with the vCPU
+parked at the reset vector, where there is no memory, so that it exits again at once (state.reset).
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.lib import call
+from hypervisor.spec import ending, exit, status, vcpu as spec
+from hypervisor.spec.cpu import VECTOR_GP
+from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, SLOT_SELF
+from hypervisor.vmm import emulate, power, ram as pc, start, state
+from hypervisor.vmm.bus import BUSY
+from hypervisor.vmm.machine import Machine
+from hypervisor.vmm.msr import NONE
+
+PIECE = r_uint(16 << 20)        # of memory that is cleared between two exits
+DRAIN_MS = 200                  # how long one exit waits for the manager to take the last bytes
+ZERO = r_uint(0)
+U32 = r_uint(0xffffffff)
+
+machine = Machine()
+
+
+class Clearing(object):
+    """How far a reset has cleared the guest's memory."""
+
+    def __init__(self):
+        self.at = ZERO
+
+
+clearing = Clearing()
+
+
+def task_main(argument):
+    if start.begin(machine):
+        machine.vcpu.resume(state.ALL | spec.GROUP_CPUID)
+    elif machine.power.wish == power.RUN:
+        return 1                # not reached: start.begin has ended the VM
+    run(machine)
+    return 0
+
+
+def run(machine):
+    """Run the vCPU until the VM ends. The first answer (the initial state) is in the vCPU page already."""
+    while machine.power.wish != power.LEAVE or not drained(machine):
+        answer = machine.vcpu.run(machine.console.deadline)
+        reasons = intmask(call.value())
+        if answer != status.OK:
+            call.stop(SLOT_SELF, ending.VMM_GAVE_UP, r_uint(start.NO_VCPU))
+            return
+        if reasons & REASON_SIGNAL:
+            machine.console.take_signals()
+        if machine.console.is_due():
+            machine.console.flush()
+        if reasons & REASON_EXIT:
+            handle(machine)
+    call.stop(SLOT_SELF, machine.power.how, machine.power.detail)
+
+
+def handle(machine):
+    """Answer one exit."""
+    if machine.power.wish == power.RUN:
+        dispatch(machine)
+    if machine.power.wish == power.RESET:
+        restart(machine)
+
+
+def dispatch(machine):
+    kind = machine.vcpu.kind()
+    if kind == exit.IO:
+        port(machine)
+    elif kind == exit.MSR_READ:
+        read_msr(machine)
+    elif kind == exit.MSR_WRITE:
+        write_msr(machine)
+    elif kind == exit.CPUID:
+        ask_cpuid(machine)
+    elif kind == exit.MEMORY:
+        memory(machine)
+    elif kind == exit.HLT:
+        machine.power.leave(ending.HALTED, ZERO)        # no device can interrupt yet
+    elif kind == exit.SHUTDOWN:
+        machine.power.leave(ending.TRIPLE_FAULT, ZERO)
+    else:
+        machine.power.leave(ending.VMM_GAVE_UP, r_uint(start.NO_VCPU))
+
+
+def port(machine):
+    """IN and OUT; strings go to the emulator."""
+    vcpu = machine.vcpu
+    flags, size, number = vcpu.flags(), vcpu.size(), intmask(vcpu.selector()) & 0xffff
+    if flags & exit.IO_STRING:
+        emulated(machine, machine.emulator.emulate())
+    elif flags & exit.IO_IN:
+        vcpu.complete(machine.bus.port_in(number, size))
+    elif machine.bus.port_out(number, size, vcpu.value() & U32) == BUSY:
+        vcpu.resume(0)          # the console is full: the guest executes its OUT again
+    else:
+        vcpu.complete()
+
+
+def read_msr(machine):
+    row = machine.msrs.find(machine.vcpu.selector() & U32)
+    if row == NONE:
+        machine.vcpu.inject(VECTOR_GP, ZERO)
+    else:
+        machine.vcpu.complete(machine.msrs.read(row))
+
+
+def write_msr(machine):
+    row = machine.msrs.find(machine.vcpu.selector() & U32)
+    if row == NONE or not machine.msrs.write_is_allowed(row, machine.vcpu.value()):
+        machine.vcpu.inject(VECTOR_GP, ZERO)
+    else:
+        machine.vcpu.complete()
+
+
+def ask_cpuid(machine):
+    selector = machine.vcpu.selector()
+    cpuid = machine.cpuid
+    cpuid.answer(selector & U32, selector >> 32)
+    machine.vcpu.complete(cpuid.eax | cpuid.ebx << 32, cpuid.ecx | cpuid.edx << 32)
+
+
+def memory(machine):
+    """An access beyond the RAM. Nothing can be executed there; the rest is the emulator's."""
+    if machine.vcpu.flags() & exit.ACCESS_EXECUTE:
+        unsupported(machine, 'runs where there is no memory')
+    else:
+        emulated(machine, machine.emulator.emulate())
+
+
+def emulated(machine, outcome):
+    """Answer as the emulator found."""
+    vcpu, emulator = machine.vcpu, machine.emulator
+    if outcome == emulate.DONE:
+        vcpu.resume(emulate.DIRTY)
+    elif outcome == emulate.FAULT:
+        vcpu.inject(emulator.context.vector, emulator.context.error, emulate.FAULT_DIRTY)
+    elif outcome == emulate.NO_CODE:
+        unsupported(machine, 'runs where there is no memory')
+    else:
+        unsupported(machine, 'an instruction that is not emulated')
+
+
+def unsupported(machine, what):
+    """End the VM with one sentence: what it did, where, and the instruction's bytes."""
+    console, emulator, rip = machine.console, machine.emulator, machine.vcpu.exit_rip()
+    console.begin()
+    console.text('not supported: ')
+    console.text(what)
+    console.text(', rip 0x')
+    console.hexadecimal(rip, 16)
+    console.text(', gpa 0x')
+    console.hexadecimal(machine.vcpu.selector(), 16)
+    console.text(', bytes')
+    for n in range(emulator.code.count):
+        console.text(' ')
+        console.hexadecimal(r_uint(emulator.code.bytes[n]), 2)
+    console.end()
+    machine.power.leave(ending.UNSUPPORTED, rip)
+
+
+def park(machine):
+    """Let the vCPU exit again as soon as it may."""
+    state.reset(machine.vcpu)
+    machine.vcpu.resume(state.ALL)
+
+
+def drained(machine):
+    """Has the manager taken all of the console? If not, wait a little and prepare to be asked again."""
+    if machine.console.count > 0:
+        machine.console.flush()
+    if machine.console.count > 0:
+        machine.console.pause(DRAIN_MS)
+    if machine.console.count == 0:
+        return True
+    park(machine)
+    return False
+
+
+def restart(machine):
+    """One piece of a reset: clear memory; when all is clear, load and start the guest again."""
+    size = machine.ram.size
+    if clearing.at < size:
+        count = PIECE if PIECE < size - clearing.at else size - clearing.at
+        machine.ram.clear(clearing.at, count)
+        clearing.at += count
+        park(machine)
+        return
+    clearing.at = ZERO
+    machine.reset_devices()
+    machine.power.started()
+    if start.load(machine):
+        machine.vcpu.resume(state.ALL)

@@ -1,0 +1,128 @@
+"""Memory operands of the guest: segment and offset to linear to physical address, then load or store.
+
+locate() finds out everything that can fault; after it, load() and store() cannot fail. An operand may lie in two pages.
+Source: Intel SDM Vol. 3A, "Protection" (limits and types of segments); Vol. 1, "Memory Organization" (canonical addresses).
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.spec import vcpu as spec
+from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_WRITE
+from hypervisor.vmm import vcpu as v
+from hypervisor.vmm.context import BIG, FAULT, OK, mask
+
+ZERO, ONE = r_uint(0), r_uint(1)
+PAGE = r_uint(0x1000)
+OFFSET = r_uint(0xfff)
+WRITABLE, EXPAND_DOWN, CODE = r_uint(2), r_uint(4), r_uint(8)       # type bits; WRITABLE of code: readable
+UNUSABLE = r_uint(spec.UNUSABLE)
+U32 = r_uint(0xffffffff)
+
+
+def is_canonical(address):
+    """48-bit linear addresses."""
+    return r_uint(intmask(address << 16) >> 16) == address
+
+
+class Operand(object):
+    def __init__(self, context, walker, ram):
+        self.context = context
+        self.walker = walker
+        self.ram = ram
+        self.gva = ZERO                 # linear address of the first byte
+        self.size = 0
+        self.first = ZERO               # gpa of the first byte
+        self.first_count = 0            # bytes in the first page
+        self.second = ZERO              # gpa of the first byte in the next page
+
+    def locate(self, segment, offset, size, access):
+        """Find segment:offset for `size` bytes (1 to 15). offset is cut to the address size already.
+
+        Returns OK or FAULT.
+        """
+        if self._linear(segment, offset, size, access) == FAULT:
+            return FAULT
+        gva = self.gva
+        self.size = size
+        here = intmask(PAGE - (gva & OFFSET))
+        self.first_count = size if size <= here else here
+        if self.walker.walk(gva, access) == FAULT:
+            return FAULT
+        self.first = self.walker.gpa
+        if self.first_count < size:
+            if self.walker.walk(self._cut(gva + r_uint(self.first_count)), access) == FAULT:
+                return FAULT
+            self.second = self.walker.gpa
+        return OK
+
+    def _cut(self, gva):
+        return gva if self.context.mode == 64 else gva & U32
+
+    # Segmentation.
+    def _linear(self, segment, offset, size, access):
+        """Set gva, or fail when the segment does not allow this."""
+        if self.context.mode == 64:
+            allowed = self._in_64(segment, offset, size)
+        else:
+            allowed = self._allows(segment, offset, size, access)
+        if not allowed:
+            return self.context.protection_fault(segment == v.SS)
+        self.gva = self._cut(self._base(segment) + offset)
+        return OK
+
+    def _base(self, segment):
+        if self.context.mode == 64 and segment != v.FS and segment != v.GS:
+            return ZERO
+        return self.context.vcpu.segment(segment, v.SEGMENT_BASE)
+
+    def _in_64(self, segment, offset, size):
+        start = self._base(segment) + offset
+        return is_canonical(start) and is_canonical(start + r_uint(size - 1))
+
+    def _allows(self, segment, offset, size, access):
+        attributes = self.context.vcpu.segment(segment, v.SEGMENT_ATTRIBUTES)
+        limit = self.context.vcpu.segment(segment, v.SEGMENT_LIMIT)
+        last = offset + r_uint(size - 1)
+        if self.context.protected and not self._type_allows(attributes, access):
+            return False
+        if self.context.protected and attributes & (CODE | EXPAND_DOWN) == EXPAND_DOWN:
+            return offset > limit and last <= (U32 if attributes & BIG != ZERO else mask(2))
+        return last <= limit
+
+    def _type_allows(self, attributes, access):
+        if attributes & UNUSABLE != ZERO:
+            return False
+        if access & ACCESS_EXECUTE:
+            return True                 # it is running there
+        if attributes & CODE != ZERO:
+            return not access & ACCESS_WRITE and attributes & WRITABLE != ZERO
+        return not access & ACCESS_WRITE or attributes & WRITABLE != ZERO
+
+    # The access itself.
+    def in_ram(self):
+        """Is every byte memory?"""
+        count = r_uint(self.first_count)
+        return (self.ram.holds(self.first, count) and
+                (self.first_count == self.size or self.ram.holds(self.second, r_uint(self.size) - count)))
+
+    def _gpa(self, n):
+        if n < self.first_count:
+            return self.first + r_uint(n)
+        return self.second + r_uint(n - self.first_count)
+
+    def load(self):
+        """The value, 1 to 8 bytes. Beyond the RAM: all ones."""
+        value = ZERO
+        for n in range(self.size):
+            value |= self.load_byte(n) << (8 * n)
+        return value
+
+    def load_byte(self, n):
+        gpa = self._gpa(n)
+        return self.ram.load8(gpa) if self.ram.holds(gpa, ONE) else r_uint(0xff)
+
+    def store(self, value):
+        """Beyond the RAM this vanishes."""
+        for n in range(self.size):
+            gpa = self._gpa(n)
+            if self.ram.holds(gpa, ONE):
+                self.ram.store8(gpa, value >> (8 * n) & r_uint(0xff))

@@ -1,0 +1,58 @@
+"""The guest's memory, as the VMM has it in its own address space: gpa 0 is at BASE.
+
+A PC's layout: memory from 0 to HOLE, nothing up to HOLE_END (a PC's video memory and ROMs), memory from there to `size`.
+All addresses and sizes are bytes, r_uint; a gpa comes from the guest and may be anything.
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import memory
+
+BASE = r_uint(0x100000000)
+HOLE = r_uint(0xa0000)
+HOLE_END = r_uint(0x100000)
+
+
+class Ram(object):
+    def __init__(self):
+        self.size = r_uint(0)           # set once, from the boot page
+
+    def set_size(self, size):
+        self.size = size
+
+    def holds(self, gpa, count):
+        """Is all of [gpa, gpa + count) memory? True for count 0 inside memory."""
+        if gpa < HOLE:
+            return count <= HOLE - gpa
+        return HOLE_END <= gpa and gpa <= self.size and count <= self.size - gpa
+
+    # The caller has asked holds() for every byte that these touch.
+    def load8(self, gpa):
+        return memory.load8(BASE + gpa)
+
+    def load16(self, gpa):
+        return memory.load16(BASE + gpa)
+
+    def load32(self, gpa):
+        return memory.load32(BASE + gpa)
+
+    def load64(self, gpa):
+        return memory.load64(BASE + gpa)
+
+    def store8(self, gpa, value):
+        memory.store8(BASE + gpa, value)
+
+    def store16(self, gpa, value):
+        memory.store16(BASE + gpa, value)
+
+    def store32(self, gpa, value):
+        memory.store32(BASE + gpa, value)
+
+    def store64(self, gpa, value):
+        memory.store64(BASE + gpa, value)
+
+    def copy_in(self, gpa, source, count):
+        """Copy `count` bytes from the VMM's own address `source` to the guest."""
+        memory.copy(BASE + gpa, source, count)
+
+    def clear(self, gpa, count):
+        memory.clear(BASE + gpa, count)

@@ -1,0 +1,202 @@
+"""The first serial port, COM1: a 16550 without interrupts (there is no interrupt controller yet: IIR tells, nobody asks).
+
+Transmitted bytes go to the console at once, so the transmitter is empty unless the console has no room. Received ones come
+through a FIFO of 16. Speed, word length and parity are kept and change nothing.
+Source: National Semiconductor PC16550D data sheet, "Registers".
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.vmm.bus import BUSY, DONE, Device
+
+FIRST_PORT = 0x3f8
+DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(8)      # IIR is FCR when written
+FIFO = 16
+
+IER_DATA, IER_EMPTY, IER_LINE, IER_MODEM = 1, 2, 4, 8
+IIR_NONE, IIR_MODEM, IIR_EMPTY, IIR_DATA, IIR_LINE, IIR_FIFOS = 1, 0, 2, 4, 6, 0xc0
+FCR_ENABLE, FCR_CLEAR_RECEIVER = 1, 2
+LCR_DLAB = 0x80
+MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 1, 2, 4, 8, 16
+LSR_DATA, LSR_OVERRUN, LSR_EMPTY, LSR_IDLE = 1, 2, 0x20, 0x40
+MSR_CTS, MSR_DSR, MSR_RI, MSR_DCD = 0x10, 0x20, 0x40, 0x80
+DIVISOR_AT_RESET = 12           # 9600 baud
+WAIT_MS = 5                     # how long a guest that finds no room leaves the processor to the manager
+
+
+class Uart(Device):
+    def __init__(self, console):
+        Device.__init__(self, FIRST_PORT, 8, True)
+        self.console = console
+        self.fifo = [0] * FIFO          # circular
+        self.clear()
+
+    def clear(self):
+        """The state after a reset."""
+        self.first = 0
+        self.count = 0
+        self.fifos_on = False
+        self.overrun = False
+        self.empty_told = True          # no "transmitter empty" to tell
+        self.ier = 0
+        self.lcr = 0
+        self.mcr = 0
+        self.scr = 0
+        self.divisor = DIVISOR_AT_RESET
+        self.modem_before = MSR_CTS | MSR_DSR | MSR_DCD
+        self.modem_changes = 0
+
+    # What the bus calls. offset: 0 to 7; one byte each.
+    def read(self, offset, size):
+        return r_uint(self._read(offset) & 0xff)
+
+    def write(self, offset, size, value):
+        byte = intmask(value) & 0xff
+        if offset == DATA and not self.lcr & LCR_DLAB:
+            return self._transmit(byte)
+        self._write(offset, byte)
+        return DONE
+
+    def _read(self, offset):
+        if offset == DATA:
+            return self.divisor & 0xff if self.lcr & LCR_DLAB else self._receive()
+        if offset == IER:
+            return self.divisor >> 8 if self.lcr & LCR_DLAB else self.ier
+        if offset == IIR:
+            return self._identify()
+        if offset == LCR:
+            return self.lcr
+        if offset == MCR:
+            return self.mcr
+        if offset == LSR:
+            return self._line_status()
+        if offset == MSR:
+            return self._modem_status()
+        return self.scr
+
+    def _write(self, offset, byte):
+        if offset == DATA:
+            self.divisor = self.divisor & 0xff00 | byte
+        elif offset == IER:
+            self._write_ier(byte)
+        elif offset == IIR:
+            self._write_fcr(byte)
+        elif offset == LCR:
+            self.lcr = byte
+        elif offset == MCR:
+            self._write_mcr(byte)
+        elif offset == SCR:
+            self.scr = byte             # LSR and MSR are read only
+
+    def _write_ier(self, byte):
+        if self.lcr & LCR_DLAB:
+            self.divisor = self.divisor & 0xff | byte << 8
+            return
+        if byte & IER_EMPTY and not self.ier & IER_EMPTY:
+            self.empty_told = False
+        self.ier = byte & 0xf
+
+    def _write_fcr(self, byte):
+        on = byte & FCR_ENABLE != 0
+        if on != self.fifos_on or byte & FCR_CLEAR_RECEIVER:
+            self.count = 0              # switching the FIFOs clears them as well
+        self.fifos_on = on
+
+    # The transmitter.
+    def _transmit(self, byte):
+        if self.mcr & MCR_LOOP:
+            self._push(byte)
+        elif self.console.has_room():
+            self.console.put(byte)
+        else:
+            self.console.pause(WAIT_MS)
+            if not self.console.has_room():
+                return BUSY
+            self.console.put(byte)
+        self.empty_told = False
+        return DONE
+
+    def _line_status(self):
+        self._refill()
+        status = LSR_OVERRUN if self.overrun else 0
+        self.overrun = False
+        if self.count > 0:
+            status |= LSR_DATA
+        if not self.console.has_room():
+            self.console.pause(WAIT_MS)
+        if self.console.has_room():
+            status |= LSR_EMPTY | LSR_IDLE
+        return status
+
+    # The receiver.
+    def _push(self, byte):
+        if self.count >= (FIFO if self.fifos_on else 1):
+            self.overrun = True
+            if self.fifos_on:
+                return                  # the FIFO stays as it is; without one, the new byte replaces the old
+            self.count = 0
+        self.fifo[(self.first + self.count) % FIFO] = byte
+        self.count += 1
+
+    def _refill(self):
+        """Let bytes from the manager in, while there is room: they never overrun."""
+        if self.mcr & MCR_LOOP:
+            return
+        depth = FIFO if self.fifos_on else 1
+        while self.count < depth:
+            byte = self.console.get()
+            if byte < 0:
+                return
+            self._push(byte)
+
+    def _receive(self):
+        self._refill()
+        if self.count == 0:
+            return 0
+        byte = self.fifo[self.first % FIFO]
+        self.first = (self.first + 1) % FIFO
+        self.count -= 1
+        return byte
+
+    # Modem lines: a cable that is always connected, or the loop-back of our own.
+    def _modem_lines(self):
+        if not self.mcr & MCR_LOOP:
+            return MSR_CTS | MSR_DSR | MSR_DCD
+        lines = 0
+        if self.mcr & MCR_RTS:
+            lines |= MSR_CTS
+        if self.mcr & MCR_DTR:
+            lines |= MSR_DSR
+        if self.mcr & MCR_OUT1:
+            lines |= MSR_RI
+        if self.mcr & MCR_OUT2:
+            lines |= MSR_DCD
+        return lines
+
+    def _write_mcr(self, byte):
+        self.mcr = byte & 0x1f
+        lines = self._modem_lines()
+        changes = (lines ^ self.modem_before) & (MSR_CTS | MSR_DSR | MSR_DCD)
+        if self.modem_before & ~lines & MSR_RI:
+            changes |= MSR_RI           # only its trailing edge counts
+        self.modem_changes |= changes >> 4
+        self.modem_before = lines
+
+    def _modem_status(self):
+        status = self._modem_lines() | self.modem_changes
+        self.modem_changes = 0
+        return status
+
+    # Interrupt identification, by priority.
+    def _identify(self):
+        fifos = IIR_FIFOS if self.fifos_on else 0
+        self._refill()
+        if self.ier & IER_LINE and self.overrun:
+            return fifos | IIR_LINE
+        if self.ier & IER_DATA and self.count > 0:
+            return fifos | IIR_DATA
+        if self.ier & IER_EMPTY and not self.empty_told:
+            self.empty_told = True
+            return fifos | IIR_EMPTY
+        if self.ier & IER_MODEM and self.modem_changes:
+            return fifos | IIR_MODEM
+        return fifos | IIR_NONE

@@ -1,0 +1,123 @@
+"""The one vCPU, as the VMM sees it: the exit, the state that VCPU_READ fetches, and the answer.
+
+All of it lies in the vCPU page (hypervisor/spec/vcpu.py). What is written there with its group in DIRTY becomes the
+vCPU's state when the answer is given; the groups that were not read or written as a whole must not be marked dirty.
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.hw import memory
+from hypervisor.lib import call
+from hypervisor.spec import layout, status, vcpu as spec
+from hypervisor.spec.call import SLOT_VCPU
+
+PAGE = r_uint(layout.VCPU_PAGE)
+
+
+def _field(offset):
+    return PAGE + r_uint(offset)
+
+
+KIND = _field(spec.EXIT['KIND'])
+RIP = _field(spec.EXIT['RIP'])
+LENGTH = _field(spec.EXIT['LENGTH'])
+SELECTOR = _field(spec.EXIT['SELECTOR'])
+SIZE = _field(spec.EXIT['SIZE'])
+FLAGS = _field(spec.EXIT['FLAGS'])
+VALUE = _field(spec.EXIT['VALUE'])
+ACTION = _field(spec.ANSWER['ACTION'])
+RESULT = _field(spec.ANSWER['RESULT'])
+RESULT2 = _field(spec.ANSWER['RESULT2'])
+ERROR = _field(spec.ANSWER['ERROR'])
+DIRTY = _field(spec.ANSWER['DIRTY'])
+
+STATE = dict((name, _field(offset)) for name, offset in spec.STATE.items())
+REGISTER_0 = STATE['RAX']
+SEGMENT_0 = STATE['ES_SELECTOR']
+PARTS = len(spec.SEGMENT_PARTS)
+SEGMENT_SELECTOR, SEGMENT_ATTRIBUTES, SEGMENT_LIMIT, SEGMENT_BASE = range(PARTS)     # the order of SEGMENT_PARTS
+assert spec.SEGMENT_PARTS == ['SELECTOR', 'ATTRIBUTES', 'LIMIT', 'BASE']
+
+# Numbers of registers and segments: those of instruction encodings.
+AX, CX, DX, BX, SP, BP, SI, DI = range(8)
+ES, CS, SS, DS, FS, GS, LDTR, TR = range(8)
+assert spec.SEGMENTS == ['ES', 'CS', 'SS', 'DS', 'FS', 'GS', 'LDTR', 'TR']
+
+
+class Vcpu(object):
+    # The exit. Numbers that the kernel computes are small; addresses and values stay r_uint.
+    def kind(self):
+        return intmask(memory.load64(KIND))
+
+    def exit_rip(self):
+        return memory.load64(RIP)
+
+    def selector(self):
+        return memory.load64(SELECTOR)
+
+    def size(self):
+        return intmask(memory.load64(SIZE))
+
+    def flags(self):
+        return intmask(memory.load64(FLAGS))
+
+    def value(self):
+        return memory.load64(VALUE)
+
+    # The state.
+    def read(self, groups):
+        """Fetch these groups into the page. Only while an exit is outstanding; returns the call's status."""
+        return call.vcpu_read(SLOT_VCPU, groups)
+
+    def get(self, field):
+        """field: an address of STATE."""
+        return memory.load64(field)
+
+    def set(self, field, value):
+        memory.store64(field, value)
+
+    def register(self, number):
+        """A general register, 0 to 15, in the order of instruction encodings."""
+        return memory.load64(REGISTER_0 + r_uint((number & 15) * 8))
+
+    def set_register(self, number, value):
+        memory.store64(REGISTER_0 + r_uint((number & 15) * 8), value)
+
+    def segment(self, number, part):
+        """number: ES to TR. part: SEGMENT_*."""
+        return memory.load64(SEGMENT_0 + r_uint(((number & 7) * PARTS + part) * 8))
+
+    def set_segment(self, number, selector, attributes, limit, base):
+        start = SEGMENT_0 + r_uint((number & 7) * PARTS * 8)
+        memory.store64(start + r_uint(8 * SEGMENT_SELECTOR), r_uint(selector))
+        memory.store64(start + r_uint(8 * SEGMENT_ATTRIBUTES), r_uint(attributes))
+        memory.store64(start + r_uint(8 * SEGMENT_LIMIT), limit)
+        memory.store64(start + r_uint(8 * SEGMENT_BASE), base)
+
+    # The answer.
+    def _answer(self, action, result, result2, error, dirty):
+        memory.store64(ACTION, r_uint(action))
+        memory.store64(RESULT, result)
+        memory.store64(RESULT2, result2)
+        memory.store64(ERROR, error)
+        memory.store64(DIRTY, r_uint(dirty))
+
+    def complete(self, result=r_uint(0), result2=r_uint(0)):
+        self._answer(spec.COMPLETE, result, result2, r_uint(0), 0)
+
+    def resume(self, dirty):
+        """Go on at the RIP of the state. dirty: groups, all of whose fields are valid in the page."""
+        self._answer(spec.RESUME, r_uint(0), r_uint(0), r_uint(0), dirty)
+
+    def inject(self, vector, error, dirty=0):
+        self._answer(spec.INJECT, r_uint(0), r_uint(vector), error, dirty)
+
+    def run(self, deadline):
+        """Give the answer and let the vCPU run. Returns the call's status; call.value(): REASON_*."""
+        return call.vcpu_run(SLOT_VCPU, deadline)
+
+    def set_cpuid(self, address, eax, ebx, ecx, edx):
+        """One entry of the CPUID table. address: of the entry."""
+        memory.store32(address, eax)
+        memory.store32(address + r_uint(4), ebx)
+        memory.store32(address + r_uint(8), ecx)
+        memory.store32(address + r_uint(12), edx)

@@ -1,0 +1,163 @@
+"""Guest page tables: from a guest's linear address to its physical one, with the fault that a processor would raise.
+
+32-bit, PAE and 4-level paging. Accessed and dirty bits are not written. PAE's four top entries are read from memory, where
+a processor keeps copies. An entry that lies beyond the RAM reads as all ones.
+Source: Intel SDM Vol. 3A, "Paging"; AMD64 APM Vol. 2, "Page Translation and Protection".
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.spec import cpu
+from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_WRITE
+from hypervisor.vmm.context import OK
+
+ZERO = r_uint(0)
+PRESENT, WRITABLE, USER, LARGE = r_uint(1), r_uint(2), r_uint(4), r_uint(0x80)
+NO_EXECUTE = r_uint(1 << 63)
+ADDRESS = r_uint(0x000ffffffffff000)        # bits 12 to 51
+ALL_RIGHTS = WRITABLE | USER
+PAE_TOP_RESERVED = r_uint(0x1e6)            # PAE's top level has no rights
+HIGH_PAE = r_uint(0x7ff0000000000000)       # bits 52 to 62: reserved in PAE, free in 4-level paging
+PAE_TABLE = r_uint(0xffffffe0)
+
+# Bits of the error code.
+ERROR_PRESENT, ERROR_WRITE, ERROR_USER, ERROR_RESERVED, ERROR_FETCH = 1, 2, 4, 8, 16
+NO_FAULT = -1
+
+
+class Walker(object):
+    def __init__(self, context, ram):
+        self.context = context
+        self.ram = ram
+        self.beyond = ZERO          # address bits that no entry may have set
+        self.beyond_32 = ZERO       # the same for 4-MiB pages of 32-bit paging
+        self.gpa = ZERO             # the result
+        self.rights = ZERO          # what all entries on the way allow
+        self.executable = True
+
+    def set_physical_bits(self, count):
+        """MAXPHYADDR of the guest, 32 to 52."""
+        self.beyond = ADDRESS & ~((r_uint(1) << count) - r_uint(1))
+        top = count if count < 40 else 40
+        self.beyond_32 = r_uint((1 << 22) - 1) & ~((r_uint(1) << (top - 19)) - r_uint(1))
+
+    def walk(self, gva, access):
+        """access: ACCESS_*. Returns OK with gpa set, or FAULT with the #PF in the context."""
+        context = self.context
+        if not context.has_cr0(cpu.CR0_PG):
+            self.gpa = gva
+            return OK
+        self.rights = ALL_RIGHTS
+        self.executable = True
+        if context.is_long():
+            error = self._tables(gva, context.cr3 & ADDRESS, 39, access)
+        elif context.has_cr4(cpu.CR4_PAE):
+            error = self._pae(gva, access)
+        else:
+            error = self._two_level(gva, access)
+        if error == NO_FAULT:
+            error = self._check_rights(access)
+        if error == NO_FAULT:
+            return OK
+        return context.page_fault(gva, r_uint(error))
+
+    # Reading entries.
+    def _entry64(self, gpa):
+        return self.ram.load64(gpa) if self.ram.holds(gpa, r_uint(8)) else r_uint(-1)
+
+    def _entry32(self, gpa):
+        return self.ram.load32(gpa) if self.ram.holds(gpa, r_uint(4)) else r_uint(0xffffffff)
+
+    # The error code of a walk that ends here. Walks return one, or NO_FAULT.
+    def _code(self, access, bits):
+        context = self.context
+        code = bits
+        if access & ACCESS_WRITE:
+            code |= ERROR_WRITE
+        if context.user:
+            code |= ERROR_USER
+        if access & ACCESS_EXECUTE and (context.has_cr4(cpu.CR4_SMEP) or context.has_cr4(cpu.CR4_PAE) and context.has_nx()):
+            code |= ERROR_FETCH
+        return code
+
+    def _note(self, entry):
+        """What this entry allows and forbids."""
+        self.rights &= entry
+        if entry & NO_EXECUTE != ZERO:
+            self.executable = False
+
+    # 32-bit paging.
+    def _two_level(self, gva, access):
+        entry = self._entry32((self.context.cr3 & r_uint(0xfffff000)) + ((gva >> 22) & r_uint(0x3ff)) * r_uint(4))
+        if entry & PRESENT == ZERO:
+            return self._code(access, 0)
+        self._note(entry)
+        if entry & LARGE != ZERO and self.context.has_cr4(cpu.CR4_PSE):
+            if entry & self.beyond_32 != ZERO:
+                return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
+            self.gpa = entry & r_uint(0xffc00000) | (entry >> 13 & r_uint(0xff)) << 32 | gva & r_uint(0x3fffff)
+            return NO_FAULT
+        entry = self._entry32((entry & r_uint(0xfffff000)) + (gva >> 12 & r_uint(0x3ff)) * r_uint(4))
+        if entry & PRESENT == ZERO:
+            return self._code(access, 0)
+        self._note(entry)
+        self.gpa = entry & r_uint(0xfffff000) | gva & r_uint(0xfff)
+        return NO_FAULT
+
+    # PAE: four top entries without rights, then as in 4-level paging.
+    def _pae(self, gva, access):
+        entry = self._entry64((self.context.cr3 & PAE_TABLE) + (gva >> 30 & r_uint(3)) * r_uint(8))
+        if entry & PRESENT == ZERO:
+            return self._code(access, 0)
+        if entry & (PAE_TOP_RESERVED | self.beyond | HIGH_PAE | NO_EXECUTE) != ZERO:
+            return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
+        return self._tables(gva, entry & ADDRESS, 21, access)
+
+    def _tables(self, gva, table, shift, access):
+        """Tables of 512 entries. shift: of the first one's index; 39, or 21 below PAE's top."""
+        while True:
+            entry = self._entry64(table + (gva >> shift & r_uint(0x1ff)) * r_uint(8))
+            if entry & PRESENT == ZERO:
+                return self._code(access, 0)
+            leaf = shift == 12 or entry & LARGE != ZERO
+            if self._is_reserved(entry, shift, leaf):
+                return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
+            self._note(entry)
+            if leaf:
+                inside = (r_uint(1) << shift) - r_uint(1)
+                self.gpa = entry & ADDRESS & ~inside | gva & inside
+                return NO_FAULT
+            table = entry & ADDRESS
+            shift -= 9
+
+    def _is_reserved(self, entry, shift, leaf):
+        reserved = self.beyond
+        if not self.context.has_nx():
+            reserved |= NO_EXECUTE
+        if not self.context.is_long():
+            reserved |= HIGH_PAE
+        if shift == 39:
+            reserved |= LARGE
+        elif leaf and shift > 12:
+            reserved |= ((r_uint(1) << shift) - r_uint(1)) & ~r_uint(0x1fff)
+        return entry & reserved != ZERO
+
+    def _check_rights(self, access):
+        """NO_FAULT, or the error code of a page that is there but does not allow this."""
+        allowed = self._user_allows(access) if self.context.user else self._supervisor_allows(access)
+        if access & ACCESS_EXECUTE and not self.executable:
+            allowed = False
+        return NO_FAULT if allowed else self._code(access, ERROR_PRESENT)
+
+    def _user_allows(self, access):
+        if self.rights & USER == ZERO:
+            return False
+        return not access & ACCESS_WRITE or self.rights & WRITABLE != ZERO
+
+    def _supervisor_allows(self, access):
+        context = self.context
+        users = self.rights & USER != ZERO
+        if access & ACCESS_EXECUTE:
+            return not (users and context.has_cr4(cpu.CR4_SMEP))
+        if users and context.has_cr4(cpu.CR4_SMAP) and not context.has_flag(cpu.RFLAGS_AC):
+            return False
+        return not access & ACCESS_WRITE or self.rights & WRITABLE != ZERO or not context.has_cr0(cpu.CR0_WP)

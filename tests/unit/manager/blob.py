@@ -1,0 +1,57 @@
+"""Makes configuration blobs and VMM programs by hand, from the wording of hypervisor/spec and not from its offsets."""
+import struct
+import zlib
+
+PAGE = 4096
+FLAT, MULTIBOOT = 1, 2
+
+
+def vm(name, ram=4 << 20, vmm=2, image=3, kind=MULTIBOOT, flags=0, restarts=0, load=0, command_line='', modules=()):
+    """One VM as a dict. modules: (module number, string) pairs."""
+    return dict(name=name, ram=ram, vmm=vmm, image=image, kind=kind, flags=flags, restarts=restarts, load=load,
+                command_line=command_line, modules=list(modules), count=len(modules), reserved=0)
+
+
+def record(one, add_string):
+    """The 112 bytes of a VM record."""
+    out = struct.pack('<32sQQ', one['name'], one['ram'], one['load'])
+    out += struct.pack('<8I', one['vmm'], one['image'], one['kind'], one['flags'], one['restarts'], add_string(one['command_line']),
+                       one['count'], one['reserved'])
+    for n in range(4):
+        if n < len(one['modules']):
+            module, string = one['modules'][n]
+            out += struct.pack('<II', module, add_string(string))
+        else:
+            out += struct.pack('<II', 0, 0)
+    assert len(out) == 112
+    return out
+
+
+def make(vms, version=1, magic='BLKDCONF'):
+    """The blob. An int in place of a string is taken as its offset."""
+    strings = bytearray()
+    start = 24 + 112 * len(vms)
+
+    def add_string(string):
+        if isinstance(string, int):
+            return string
+        strings.extend(string + '\0')
+        return start + len(strings) - len(string) - 1
+    body = ''.join(record(one, add_string) for one in vms) + bytes(strings)
+    return seal(struct.pack('<8sIIII', magic, version, 24 + len(body), 0, len(vms)) + body)
+
+
+def seal(blob):
+    """Set the CRC."""
+    blob = bytearray(blob)
+    blob[16:20] = '\0' * 4
+    blob[16:20] = struct.pack('<I', zlib.crc32(bytes(blob)) & 0xffffffff)
+    return bytes(blob)
+
+
+def program(text='T' * PAGE, rodata='R' * PAGE, data='D' * PAGE, bss=2 * PAGE, entry=0x401000 + 0x20, magic='BULKPROG', version=1,
+            base=0x400000, header=PAGE, text_bytes=None):
+    """A VMM program image; see hypervisor/spec/program.py."""
+    fields = struct.pack('<8s8Q', magic, version, base, entry, header, len(text) if text_bytes is None else text_bytes, len(rodata),
+                         len(data), bss)
+    return fields.ljust(PAGE, '\0') + text + rodata + data

@@ -1,0 +1,200 @@
+"""Small exit paths, lawful and unlawful: one function each, for the proofs of tools/build/proofs.py.
+
+A test names the line it expects by the comment at its end.
+"""
+from rpython.rlib.objectmodel import specialize
+from rpython.rlib.rarithmetic import ovfcheck
+from rpython.rtyper.lltypesystem import lltype, rffi
+
+
+class Refused(Exception):
+    pass
+
+
+class RefusedTwice(Refused):
+    pass
+
+
+class Box(object):
+    def __init__(self, value):
+        self.value = value
+
+
+class World(object):
+    def __init__(self):
+        self.items = [1, 2, 3]
+        self.names = {1: 2}
+        self.box = None
+        self.devices = [Quiet(), Greedy(), Rude(), Quiet()]
+
+
+class Device(object):
+    def read(self, n):
+        raise NotImplementedError
+
+    def write(self, n):
+        return n
+
+    def poke(self, n):
+        return n
+
+
+class Quiet(Device):
+    def read(self, n):
+        return n
+
+
+class Greedy(Device):
+    def read(self, n):
+        world.box = Box(n)          # LINE family allocates
+        return n
+
+
+class Rude(Device):
+    def write(self, n):
+        if n > 5:
+            raise REFUSED           # LINE family raises
+        return n
+
+    def poke(self, n):
+        return world.devices[n & 1].poke(n - 1)     # LINE family recurses
+
+
+REFUSED = Refused()
+REFUSED_TWICE = RefusedTwice()
+world = World()
+
+
+# -- lawful
+
+def counts(n):
+    total = 0
+    while n > 0:
+        total += n
+        n -= 1
+    return total
+
+
+def asserts(n):
+    assert n > 0
+    return n
+
+
+def indexes_and_handles(n):
+    try:
+        return world.items[n]
+    except IndexError:
+        return -1
+
+
+def raises_and_handles(n):
+    try:
+        return raising_helper(n)
+    except Refused:
+        return -1
+
+
+def overflows_and_handles(n):
+    try:
+        return ovfcheck(n + 1)
+    except OverflowError:
+        return -1
+
+
+# -- unlawful: allocation
+
+def appends(n):
+    world.items.append(n)           # LINE appends
+    return n
+
+
+def makes_object(n):
+    world.box = Box(n)              # LINE makes_object
+    return n
+
+
+def formats(n):
+    return len("%d" % n)            # LINE formats
+
+
+def calls_family(n):
+    return world.devices[n].read(n)     # LINE calls_family
+
+
+def hides_in_helper(n):
+    return through(n)               # LINE hides_in_helper
+
+
+def through(n):
+    return allocating_helper(n)
+
+
+def allocating_helper(n):
+    world.box = Box(n)              # LINE allocating_helper
+    return n + 1
+
+
+through._dont_inline_ = allocating_helper._dont_inline_ = True
+
+
+def mallocs_raw(n):
+    block = lltype.malloc(rffi.CArray(lltype.Signed), n, flavor='raw')     # LINE mallocs_raw
+    return rffi.cast(lltype.Signed, block)
+
+
+# -- unlawful: exceptions
+
+def raising_helper(n):
+    if n > 3:
+        raise REFUSED               # LINE raising_helper
+    return n
+
+
+raising_helper._dont_inline_ = True
+
+
+def raises(n):
+    return raising_helper(n)        # LINE raises
+
+
+def handles_only_the_subclass(n):
+    try:
+        return raising_helper(n)
+    except RefusedTwice:
+        return -1
+
+
+def raises_again(n):
+    try:
+        return raising_helper(n)
+    except Refused:
+        world.items[0] = n
+        raise
+
+
+def raises_from_family(n):
+    return world.devices[n].write(n)
+
+
+def looks_up(n):
+    return world.names[n]
+
+
+def overflows(n):
+    return ovfcheck(n * 3)          # LINE overflows
+
+
+# -- unlawful: recursion, floats
+
+def recurses(n):
+    if n == 0:
+        return 0
+    return 1 + recurses(n - 1)      # LINE recurses
+
+
+def recurses_in_family(n):
+    return world.devices[n].poke(n)
+
+
+def computes_half(n):
+    return int(n * 0.5)             # LINE computes_half

@@ -1,0 +1,100 @@
+"""The proofs over flow graphs find what they promise to find, and pass what is lawful."""
+import os
+import sys
+
+import pytest
+from rpython.rtyper.lltypesystem import lltype
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, 'tools', 'build'))
+
+import proofs                                       # noqa: E402
+import translate                                    # noqa: E402
+from tests.unit.samples import exit_paths           # noqa: E402
+
+SAMPLES = os.path.join('tests', 'unit', 'samples', 'exit_paths.py')
+
+
+class Target(object):
+    """What a target module declares: here one function, which is entry and exit path at once."""
+
+    def __init__(self, function, exit_path=None):
+        self.ENTRY_POINTS = [(function, [lltype.Signed])]
+        self.EXIT_PATH = [function] if exit_path is None else exit_path
+
+
+def findings(function, exit_path=None):
+    target = Target(function, exit_path)
+    return proofs.check(translate.optimised_translator(target.ENTRY_POINTS), target)
+
+
+def line_of(mark):
+    """Return 'FILE:LINE' of the sample's line that carries the comment LINE `mark`."""
+    with open(os.path.join(ROOT, SAMPLES)) as source:
+        numbers = [number for number, line in enumerate(source, 1) if line.rstrip().endswith('# LINE ' + mark)]
+    assert len(numbers) == 1
+    return '%s:%d' % (SAMPLES, numbers[0])
+
+
+@pytest.mark.parametrize('name', ['counts', 'asserts', 'indexes_and_handles', 'raises_and_handles', 'overflows_and_handles'])
+def test_lawful_exit_path_passes(name):
+    assert findings(getattr(exit_paths, name)) == []
+
+
+@pytest.mark.parametrize('name, mark', [
+    ('appends', 'appends'),
+    ('makes_object', 'makes_object'),
+    ('formats', 'formats'),
+    ('calls_family', 'family allocates'),
+    ('hides_in_helper', 'allocating_helper'),
+    ('mallocs_raw', 'mallocs_raw'),
+])
+def test_allocation_on_exit_path_is_found_with_its_line(name, mark):
+    found = findings(getattr(exit_paths, name))
+    assert any(text.startswith('the exit path allocates memory') and line_of(mark) + ' ' in text for text in found), found
+
+
+@pytest.mark.parametrize('name', ['appends', 'makes_object', 'formats', 'calls_family', 'hides_in_helper', 'mallocs_raw'])
+def test_the_same_allocation_off_the_exit_path_passes(name):
+    assert findings(getattr(exit_paths, name), exit_path=[]) == []
+
+
+def test_chain_names_every_function_on_the_way():
+    text, = findings(exit_paths.hides_in_helper)
+    lines = text.splitlines()
+    assert line_of('hides_in_helper') in text
+    positions = [[line for line in lines if name in line] for name in ('calls through', 'calls allocating_helper', 'allocates a')]
+    assert all(positions) and [lines.index(each[0]) for each in positions] == [2, 3, 4], text
+
+
+@pytest.mark.parametrize('name, exception, mark', [
+    ('raises', 'Refused', 'raising_helper'),
+    ('handles_only_the_subclass', 'Refused', 'raising_helper'),
+    ('raises_again', 'Refused', 'raising_helper'),
+    ('raises_from_family', 'Refused', 'family raises'),
+    ('overflows', 'OverflowError', 'overflows'),
+])
+def test_exception_leaving_the_exit_path_is_found_with_its_line(name, exception, mark):
+    found = findings(getattr(exit_paths, name))
+    sentence = '%s may leave %s' % (exception, name)
+    assert any(text.startswith(sentence) and line_of(mark) + ' ' in text for text in found), found
+
+
+def test_key_error_of_a_dict_is_found():
+    assert any(text.startswith('KeyError may leave looks_up') for text in findings(exit_paths.looks_up))
+
+
+@pytest.mark.parametrize('name, mark', [('recurses', 'recurses'), ('recurses_in_family', 'family recurses')])
+def test_recursion_on_exit_path_is_found_with_its_line(name, mark):
+    found = findings(getattr(exit_paths, name))
+    assert any('calls itself' in text and line_of(mark) + ' ' in text for text in found), found
+
+
+def test_float_anywhere_is_found_with_its_line():
+    text, = findings(exit_paths.computes_half, exit_path=[])[:1]
+    assert text.startswith('the program computes with a floating-point number') and line_of('computes_half') in text
+
+
+def test_exit_path_function_that_nobody_calls_is_an_error():
+    text, = findings(exit_paths.counts, exit_path=[exit_paths.appends])
+    assert text == 'EXIT_PATH names appends, which no entry point reaches: remove it or call it'

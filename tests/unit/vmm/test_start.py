@@ -1,0 +1,150 @@
+"""The VMM from its boot page to the end of its guest."""
+from hypervisor.spec import boot, call, ending, exit, layout, vcpu
+from tests.unit.vmm.box import MIB, PAGE, Box, exits, in_, out, run, store64, then
+
+
+def test_flat_guest_starts_in_real_mode_at_its_load_address():
+    box = Box(image=b'\xeb\xfe' * 100, load_address=0x7c00)
+    seen = {}
+
+    def look(box):
+        seen.update((name, box.state(name)) for name in ('RIP', 'CS_SELECTOR', 'CS_BASE', 'CS_LIMIT', 'CR0', 'RFLAGS', 'EFER'))
+        seen['dirty'] = box.answer('DIRTY')
+    box.script = [then(look, out(0xf4, 7))]
+    assert run(box) == (ending.EXITED, 7)
+    assert seen['RIP'] == 0x7c00 and seen['CS_SELECTOR'] == 0 and seen['CS_BASE'] == 0 and seen['CS_LIMIT'] == 0xffff
+    assert seen['CR0'] == 0x10 and seen['RFLAGS'] == 2 and seen['EFER'] == 0
+    assert seen['dirty'] == vcpu.GROUPS
+    assert box.guest(0x7c00, 200) == b'\xeb\xfe' * 100
+
+
+def test_guest_sees_its_memory_and_nothing_in_the_hole():
+    box = Box(ram=4 * MIB)
+    box.script = [out(0xf4, 0)]
+    run(box)
+    guest = sorted(page for is_guest, page in box.mapped if is_guest)
+    assert guest == list(range(0xa0)) + list(range(0x100, 4 * MIB // PAGE))
+    for page in guest:
+        assert box.mapped[call.GUEST, page] == (call.SLOT_RAM, page, 15)
+
+
+def test_output_comes_out_by_lines():
+    box = Box()
+    lines = []
+
+    def look(box):
+        lines.append(bytes(box.output))
+    box.script = [then(look, out(0x3f8, ord(c))) for c in 'one\ntwo'] + [then(look, out(0xf4, 0))]
+    assert run(box) == (ending.EXITED, 0)
+    assert lines == [b''] * 4 + [b'one\n'] * 4
+    assert box.output == b'one\ntwo'
+
+
+def test_unfinished_line_comes_out_after_five_milliseconds():
+    box = Box(tsc_khz=1000)
+
+    def late(box):
+        box.now += 6000
+        return call.REASON_DEADLINE
+    seen = []
+    box.script = [out(0x3f8, ord('?')), late, then(lambda box: seen.append(bytes(box.output)), out(0xf4, 0))]
+    run(box)
+    assert seen == [b'?']
+
+
+def test_halt_shutdown_and_power_off_end_the_vm():
+    box = Box()
+    box.script = [exits(exit.HLT)]
+    assert run(box) == (ending.HALTED, 0)
+    box = Box()
+    box.script = [exits(exit.SHUTDOWN)]
+    assert run(box) == (ending.TRIPLE_FAULT, 0)
+    box = Box()
+    box.script = [out(0x604, 0x3400, 2), out(0x604, 0x2000, 2)]
+    assert run(box) == (ending.POWERED_OFF, 0)
+
+
+def test_exit_port_does_nothing_unless_allowed():
+    box = Box(flags=0)
+    box.script = [out(0xf4, 1), exits(exit.HLT)]
+    assert run(box) == (ending.HALTED, 0)
+
+
+def test_what_waits_comes_out_before_the_end_even_when_the_ring_is_full():
+    box = Box()
+    text = b'x' * 300
+
+    def make_room(box):
+        box.ring_room = 200
+        box.exit(exit.MEMORY, FLAGS=exit.ACCESS_EXECUTE)
+    box.ring_room = 0
+    box.script = [out(0x3f8, ord('x')) for _ in text] + [exits(exit.HLT)] + [make_room] * 2
+    assert run(box) == (ending.HALTED, 0)
+    assert box.output == text
+
+
+def test_full_console_loses_nothing():
+    box = Box()
+    box.ring_room = 0
+    sent = []
+
+    def guest(byte):
+        """An OUT that is executed again as long as the VMM says so."""
+        def step(box):
+            if box.runs > 1 and sent and box.answer('ACTION') == vcpu.RESUME:
+                box.script.insert(0, step)
+                box.ring_room += 100
+                return out(0x3f8, sent[-1])(box)
+            sent.append(byte)
+            return out(0x3f8, byte)(box)
+        return step
+    data = bytearray(n % 251 for n in range(3000))
+    box.script = [guest(byte) for byte in data]
+
+    def end(box):
+        if box.answer('ACTION') == vcpu.RESUME:
+            box.script.insert(0, end)
+            box.ring_room += 5000
+            return out(0x3f8, sent[-1])(box)
+        box.ring_room += 5000
+        return out(0xf4, 0)(box)
+    box.script.append(end)
+    assert run(box) == (ending.EXITED, 0)
+    assert box.output == data
+
+
+def test_reset_starts_again_with_clear_memory_until_it_is_too_often():
+    box = Box(restarts=1, image=b'\xf4' * 10)
+
+    def dirty(box):
+        box.put_guest(0x100000, b'rubbish')
+        box.put_guest(0x7c00, b'rubbish')
+        return out(0xcf9, 6)(box)
+
+    def parked(box):
+        assert box.answer('ACTION') == vcpu.RESUME and box.state('RIP') == 0xfff0 and box.state('CS_BASE') == 0xffff0000
+        box.exit(exit.MEMORY, FLAGS=exit.ACCESS_EXECUTE, SELECTOR=0xfffffff0)
+
+    def again(box):
+        assert box.state('RIP') == 0x7c00
+        assert box.guest(0x100000, 7) == b'\0' * 7 and box.guest(0x7c00, 11) == b'\xf4' * 10 + b'\0'
+        return out(0x64, 0xfe)(box)
+    box.script = [dirty, parked, again]
+    assert run(box) == (ending.RESET, 0)
+
+
+def test_bad_boot_page_is_a_code():
+    for field, value in (('MAGIC', 1), ('VERSION', 2), ('RAM_BYTES', 0), ('RAM_BYTES', 3 * MIB), ('RAM_BYTES', 1 << 40),
+                         ('MODULE_COUNT', 5), ('TSC_KHZ', 0)):
+        box = Box()
+        store64(layout.BOOT_PAGE + boot.VMM[field], value)
+        assert run(box) == (ending.VMM_GAVE_UP, 1), field
+
+
+def test_unclaimed_ports_read_all_ones():
+    for size in (1, 2, 4):
+        box = Box()
+        seen = []
+        box.script = [in_(0xe0, size), then(lambda box: seen.append(box.answer('RESULT')), out(0xf4, 0))]
+        run(box)
+        assert seen == [(1 << (8 * size)) - 1]

@@ -1,0 +1,200 @@
+"""Translate one RPython program of Bulkhead into one C file.   (Python 2.7)
+
+    .env/bin/python2 tools/build/translate.py PROGRAM OUTDIR [--target MODULE] [--verbose]
+
+PROGRAM names the C file: OUTDIR/PROGRAM.c, with its headers beside it.  MODULE (hypervisor.PROGRAM.target when absent)
+declares what is translated:
+
+    ENTRY_POINTS = [(function, [lltype, ...]), ...]    # exported C functions, each made by @export_symbol with a c_name
+    EXIT_PATH    = [function, ...]                     # from these on: no allocation, no exception out, no recursion
+
+The stock `rpython` command wraps a program in argv, GIL, threads and os; none of them exists here, so this drives the
+translator's phases itself.  OUTDIR/PROGRAM.json lists the source files that took part (relative to the root) and where RPython keeps its C headers.
+
+Exit status: 0 translated; 1 a proof failed (one message per finding); 2 the translator itself stopped.
+"""
+import argparse
+import ctypes
+import importlib
+import json
+import os
+import shutil
+import sys
+import traceback
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ADDR_NO_RANDOMIZE = 0x0040000      # Linux, personality(2)
+STEADY = 'BULKHEAD_STEADY'         # set in the environment of the second, repeatable process
+
+
+def run_steadily():
+    """Start this process again with no random input, so that one source gives one C file.
+
+    The translator iterates over sets that are ordered by the objects' addresses: the hash seed alone does not help, the address
+    space has to be laid out alike as well.  What is left: another Python or rpython, or another environment size, gives
+    another (equivalent) order.
+    """
+    if os.environ.get(STEADY):
+        return
+    ctypes.CDLL(None).personality(ADDR_NO_RANDOMIZE)
+    kept = dict((name, os.environ[name]) for name in ('PATH', 'HOME', 'PYTHONPATH', 'LD_LIBRARY_PATH') if name in os.environ)
+    kept.update({STEADY: '1', 'PYTHONHASHSEED': '0', 'PYTHONDONTWRITEBYTECODE': '1', 'LC_ALL': 'C'})
+    os.execve(sys.executable, [sys.executable] + sys.argv, kept)
+
+
+def make_config():
+    """Return the translator's configuration: no garbage collector, no thread, asserts checked in C and never raised."""
+    from rpython.config.translationoption import get_combined_translation_config, set_opt_level
+    config = get_combined_translation_config(translating=True)
+    config.translation.gc = 'none'     # as an override it would leave gctransformer=framework
+    set_opt_level(config, '2')
+    config.translation.backendopt.remove_asserts = True     # an assert becomes RPyAssert: a panic, not an exception
+    return config
+
+
+def optimised_translator(entry_points):
+    """Annotate, type and optimise everything the entry points reach.  Returns the TranslationContext."""
+    from rpython.translator.backendopt.all import backend_optimizations
+    from rpython.translator.translator import TranslationContext
+    import position
+    translator = TranslationContext(make_config())
+    annotator = translator.buildannotator()
+    for function, argument_types in entry_points:
+        annotator.build_types(function, argument_types, complete_now=False)
+    annotator.complete()
+    annotator.simplify()
+    position.record_in(translator)
+    rtyper = translator.buildrtyper()
+    rtyper.specialize(dont_simplify_again=True)
+    backend_optimizations(translator)
+    return translator
+
+
+# Stands at the end of the generated C: what needs the names that only that file knows. boot/include/bulkhead.h declares it.
+TAIL = """
+void _RPyRaiseSimpleException(RPYTHON_EXCEPTION instance)
+{
+    RPyRaiseException(RPYTHON_TYPE_OF_EXC_INST(instance), instance);
+}
+
+int bulkhead_exception_pending(void)
+{
+    return RPyExceptionOccurred();
+}
+
+const char *bulkhead_exception_name(long *length)
+{
+    *length = 0;
+    if (!RPyExceptionOccurred())
+        return NULL;
+    *length = RPyFetchExceptionType()->ov_name->rs_chars.length;
+    return RPyFetchExceptionType()->ov_name->rs_chars.items;
+}
+"""
+
+
+def write_c(translator, entry_points, name, outdir):
+    """Write OUTDIR/NAME.c and its headers.  Returns the database, which knows every object's name in C."""
+    import py
+    from rpython.translator.c.dlltool import CLibraryBuilder
+    from rpython.translator.c.genc import gen_source
+    builder = CLibraryBuilder(translator, None, translator.config, functions=entry_points, name=name)
+    builder.split = False
+    database = builder.build_database()
+    gen_source(database, name, py.path.local(outdir), builder.eci, defines={})
+    with open(os.path.join(outdir, name + '.c'), 'a') as source:
+        source.write(TAIL)
+    return database
+
+
+def input_files():
+    """Return the Python files below the root that this process has imported: what the result depends on."""
+    files = set()
+    for module in list(sys.modules.values()):
+        path = getattr(module, '__file__', None)
+        if not path:
+            continue
+        path = os.path.abspath(path)
+        if path.endswith('.pyc'):
+            path = path[:-1]
+        relative = os.path.relpath(path, ROOT)
+        if not relative.startswith('..') and not relative.startswith('.env'):
+            files.add(relative)
+    return sorted(files)
+
+
+def write_facts(path):
+    """Write what the build has to know about this translation: the inputs, and where RPython's own C headers are."""
+    import rpython
+    facts = {
+        'inputs': input_files(),
+        'include': os.path.join(os.path.dirname(os.path.abspath(rpython.__file__)), 'translator', 'c'),
+    }
+    with open(path, 'w') as output:
+        json.dump(facts, output, indent=1, sort_keys=True)
+
+
+def translate(program, outdir, target_name):
+    """Translate and prove.  Returns the list of findings (sentences); C is written only when it is empty."""
+    import proofs
+    target = importlib.import_module(target_name)
+    translator = optimised_translator(target.ENTRY_POINTS)
+    findings = proofs.check(translator, target)
+    if not findings:
+        write_c(translator, target.ENTRY_POINTS, program, outdir)
+        write_facts(os.path.join(outdir, program + '.json'))
+    return findings
+
+
+def silence(verbose):
+    """Switch RPython's progress messages off, unless they are wanted."""
+    from rpython.tool.ansi_print import AnsiLogger
+    AnsiLogger.output_disabled = not verbose
+
+
+def explain(error, verbose):
+    """Print why the translator stopped: its own words when it refuses our source, a traceback when it broke."""
+    from rpython.annotator.model import AnnotatorError
+    from rpython.flowspace.flowcontext import FlowingError
+    from rpython.rtyper.error import TyperError
+    if verbose or not isinstance(error, (AnnotatorError, FlowingError, TyperError)):
+        traceback.print_exc()
+    else:
+        sys.stderr.write('this is not RPython (%s):\n%s\n' % (type(error).__name__, str(error).strip()))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description='Translate one RPython program of Bulkhead to C.')
+    parser.add_argument('program', help='name of the result')
+    parser.add_argument('outdir', help='folder for the C files')
+    parser.add_argument('--verbose', action='store_true', help="show the translator's progress, and tracebacks of its refusals")
+    parser.add_argument('--target', help='module with ENTRY_POINTS and EXIT_PATH (default: hypervisor.PROGRAM.target)')
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    run_steadily()
+    sys.path.insert(0, ROOT)
+    outdir = os.path.abspath(arguments.outdir)
+    if not os.path.isdir(outdir):
+        os.makedirs(outdir)
+    scratch = os.path.join(outdir, 'scratch')     # a fixed name: a random one would change the order of the C
+    shutil.rmtree(scratch, ignore_errors=True)
+    os.mkdir(scratch)
+    os.environ['PYPY_USESSION_DIR'] = scratch     # rpython's own temporary files
+    try:
+        silence(arguments.verbose)
+        findings = translate(arguments.program, outdir, arguments.target or 'hypervisor.%s.target' % arguments.program)
+    except Exception as error:
+        explain(error, arguments.verbose)
+        return 2
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for finding in findings:
+        sys.stderr.write(finding + '\n\n')
+    return 1 if findings else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

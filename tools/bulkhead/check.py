@@ -1,0 +1,277 @@
+"""Checks of a whole box: what its files hold, what is named twice, whether it all fits. The way in: load()."""
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bulkhead import config, image
+from bulkhead.facts import BUILD, KERNEL, MANAGER, VMM, call, config as facts, layout, program, shown, size_text
+
+LOW_MEMORY = 1 << 20                # left to the firmware
+KERNEL_BYTES = 2 << 20              # when it is not built yet, or smaller
+HOLE, HOLE_END = 0xc0000000, 1 << 32    # emulated machines have at least this hole below 4 GiB
+PLACEHOLDER = '@'                   # the checkout's build folder
+TOO_LARGE = 1 << 30                 # of one image
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What one VM boots, with its files' places."""
+    kind: str
+    image: Path
+    command_line: str
+    load: int
+    modules: tuple                  # of (path, command line)
+
+
+@dataclass(frozen=True)
+class Vm:
+    name: str
+    memory: int
+    restarts: int
+    exit_port: bool
+    vmm: Path
+    boot: Boot
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A box without mistakes."""
+    source: Path
+    name: str
+    memory: int
+    cpus: int
+    vms: tuple
+
+    def programs(self):
+        """The VMM programs, each once, in the order of first use."""
+        return list(dict.fromkeys(vm.vmm for vm in self.vms))
+
+
+def load(path):
+    """Read and check a machine.toml and everything it names. Returns a Machine or raises Mistakes with all of them."""
+    machine, source = config.read(path)
+    return finish(machine, source)
+
+
+def load_text(text, path):
+    """As load(), for a text that stands for a file at `path`."""
+    source = config.Source(path, text)
+    return finish(config.parse(source), source)
+
+
+def finish(machine, source):
+    if len(machine.vm) > facts.MAX_VMS:
+        source.add(('vm', facts.MAX_VMS), 'is one VM too many', 'at most %d VMs in a box' % facts.MAX_VMS)
+    _check_names(machine, source)
+    files = [_files(vm, source, n) for n, vm in enumerate(machine.vm)]
+    _check_module_count(machine, source)
+    name = machine.box.name if machine.box and machine.box.name else _name_of(source, machine)
+    if not source.mistakes:
+        _check_sum(machine, files, source)
+    if source.mistakes:
+        raise config.Mistakes(source.mistakes)
+    return Machine(Path(source.path), name, machine.box.memory, machine.box.cpus,
+                   tuple(_finished(vm, each) for vm, each in zip(machine.vm, files)))
+
+
+def _finished(vm, files):
+    boot = Boot(vm.boot.kind, files.image, vm.boot.command_line,
+                config.FLAT_LOAD if vm.boot.load is None else vm.boot.load,
+                tuple((path, module.command_line) for path, module in zip(files.modules, vm.boot.modules)))
+    return Vm(vm.name, vm.memory, vm.restarts, vm.exit_port, files.vmm, boot if vm.boot.kind == 'flat' else
+              Boot(boot.kind, boot.image, boot.command_line, 0, boot.modules))
+
+
+def _name_of(source, machine):
+    """The box's name where the file gives none: the file's own."""
+    if machine.box and not config.NAME.fullmatch(source.stem):
+        if not (isinstance(source.table.get('box'), dict) and 'name' in source.table['box']):
+            source.add(('box', 'name'), 'is missing, and the file\'s own name would be no name for a box', 'name = "my-box"')
+        return ''
+    return source.stem
+
+
+def _check_names(machine, source):
+    first = {}
+    for n, vm in enumerate(machine.vm):
+        if vm.name is None:
+            continue
+        if vm.name in first:
+            source.add(('vm', n, 'name'), 'the VM on line %d has the same name' % source.line(('vm', first[vm.name], 'name')),
+                       'another name')
+        first.setdefault(vm.name, n)
+
+
+def _check_module_count(machine, source):
+    programs = set(vm.vmm for vm in machine.vm)
+    count = facts.MODULE_FIRST + len(programs) + sum(1 + len(vm.boot.modules) for vm in machine.vm if vm.boot)
+    if count > call.MODULES:
+        source.add(('vm',), 'the box needs %d boot modules (manager, configuration, %d VMM program%s, images and modules) and may have %d'
+                   % (count, len(programs), '' if len(programs) == 1 else 's', call.MODULES), 'fewer VMs or fewer modules')
+
+
+# One VM's files.
+
+@dataclass
+class Files:
+    """Places and sizes; None where the file is not usable."""
+    vmm: Path | None = None
+    image: Path | None = None
+    modules: list = field(default_factory=list)
+    bytes: int = 0
+
+
+def resolve(path, folder):
+    """Where a path of a machine.toml leads: '@x' to x in the checkout's build folder, others from the file's own folder."""
+    return BUILD / path[1:].lstrip('/') if path.startswith(PLACEHOLDER) else (folder / path).resolve()
+
+
+def _files(vm, source, n):
+    files = Files()
+    if vm.vmm is not None or 'vmm' not in (config._raw(source.table, ('vm', n)) or {}):
+        files.vmm = _program(vm, source, n)
+    if vm.boot is None:
+        return files
+    boot_path = ('vm', n, 'boot')
+    if vm.boot.image is not None:
+        data = _content(source, boot_path + ('image',), vm.boot.image)
+        if data is not None:
+            files.image = resolve(vm.boot.image, source.folder)
+            files.bytes += len(data)
+            _check_image(vm, data, source, boot_path)
+    _check_modules(vm, files, source, boot_path)
+    if vm.name is not None and config.string_bytes(vm) > config.STRING_ROOM:
+        source.add(boot_path, 'name and command lines of this VM and its modules take %d bytes together'
+                   % config.string_bytes(vm), 'at most %d bytes' % config.STRING_ROOM)
+    return files
+
+
+def _program(vm, source, n):
+    """The VMM program: the build's own, or one that the file names (that one is looked at: it has to be a Bulkhead program)."""
+    if vm.vmm is None:
+        return VMM
+    data = _content(source, ('vm', n, 'vmm'), vm.vmm)
+    if data is None:
+        return None
+    if len(data) <= program.HEADER_BYTES or int.from_bytes(data[:8], 'little') != program.MAGIC:
+        source.add(('vm', n, 'vmm'), "'%s' is no Bulkhead program" % vm.vmm, 'a NAME.bin as the build makes them')
+        return None
+    return resolve(vm.vmm, source.folder)
+
+
+def _check_modules(vm, files, source, boot_path):
+    for m, module in enumerate(vm.boot.modules):
+        data = _content(source, boot_path + ('modules', m, 'image'), module.image) if module.image is not None else None
+        if data is not None:
+            files.modules.append(resolve(module.image, source.folder))
+            files.bytes += len(data)
+    if len(vm.boot.modules) > call.GUEST_MODULES:
+        source.add(boot_path + ('modules', call.GUEST_MODULES), 'is one module too many', 'at most %d modules' % call.GUEST_MODULES)
+    if vm.boot.kind == 'flat' and vm.boot.modules:
+        source.add(boot_path + ('modules',), 'a flat image cannot be told of modules', 'no modules here, or kind = "multiboot"')
+    if vm.memory is not None and files.bytes > vm.memory:
+        source.add(boot_path, 'image and modules (%s) do not fit into the VM\'s memory of %s' % (mib(files.bytes), size_text(vm.memory)),
+                   'memory = "%s" or more' % size_text(_round_up(files.bytes + (2 << 20), facts.RAM_STEP)))
+
+
+def _check_image(vm, data, source, boot_path):
+    if vm.boot.kind == 'multiboot' and vm.boot.load is not None:
+        source.add(boot_path + ('load',), 'is for flat images: a multiboot image says itself where it goes', 'no load here')
+    try:
+        if vm.boot.kind == 'multiboot':
+            ranges = image.multiboot_ranges(data)
+        elif vm.boot.kind == 'flat':
+            ranges = image.flat_range(len(data), config.FLAT_LOAD if vm.boot.load is None else vm.boot.load)
+        else:
+            return
+        if vm.memory is not None:
+            image.check_ranges(ranges, vm.memory)
+    except image.Unbootable as error:
+        source.add(boot_path + ('image',), "'%s' cannot be booted: %s" % (vm.boot.image, error.what), error.write)
+
+
+def _content(source, path, said):
+    """The bytes of the file that a key names, or None with a mistake noted."""
+    place = resolve(said, source.folder)
+    try:
+        if place.is_file() and place.stat().st_size > TOO_LARGE:
+            source.add(path, "'%s' is larger than 1G" % said)
+            return None
+        data = place.read_bytes()
+    except FileNotFoundError:
+        source.add(path, "there is no file '%s' (looked for %s)" % (said, shown(place)), _nearest_file(said, place))
+        return None
+    except IsADirectoryError:
+        source.add(path, "'%s' is a folder" % said, 'the name of a file')
+        return None
+    except (OSError, ValueError) as error:
+        source.add(path, "'%s' cannot be read: %s" % (said, (getattr(error, 'strerror', None) or str(error)).lower()))
+        return None
+    if not data:
+        source.add(path, "'%s' is empty" % said, 'a file with something in it')
+        return None
+    return data
+
+
+def _nearest_file(said, place):
+    """What might have been meant: a file of a like name beside it."""
+    try:
+        names = [each.name for each in place.parent.iterdir() if each.is_file() and each.suffix != '.stamp']
+    except OSError:
+        names = []
+    near = difflib.get_close_matches(place.name, names, 1, 0.6)
+    if near:
+        return '"%s" (did you mean that?)' % (said[:len(said) - len(place.name)] + near[0])
+    if said.startswith(PLACEHOLDER):
+        return 'the name of a file in %s; `make` builds what belongs there' % shown(BUILD)
+    return 'a path from the folder of this file, or "@guests/NAME" for one of the build\'s guests'
+
+
+# The sum.
+
+def _size_of(path, fallback):
+    try:
+        return path.stat().st_size
+    except OSError:
+        return fallback
+
+
+def _check_sum(machine, files, source):
+    """Does everything fit into the box? Counted generously: a sum that fits here fits in the box as well."""
+    vms = sum(vm.memory for vm in machine.vm)
+    kernel = max(KERNEL_BYTES, _size_of(KERNEL, KERNEL_BYTES))
+    programs = [_size_of(VMM if each.vmm is None else each.vmm, 1 << 20) for each in files]
+    modules = _size_of(MANAGER, 1 << 20) + sum(programs) + sum(each.bytes for each in files)
+    tasks = sum(_round_up(size, layout.PAGE) + (layout.STACK_PAGES + 64) * layout.PAGE for size in programs + [1 << 20])
+    alignment = facts.RAM_STEP * (len(machine.vm) > 0) + layout.PAGE * 2 * len(machine.vm)
+    own = LOW_MEMORY + kernel + layout.ARENA_BYTES + modules + tasks + alignment
+    needed = vms + own
+    usable = machine.box.memory
+    if needed > usable:
+        source.add(('box', 'memory'), '%s are too little: the VMs have %s together, and Bulkhead, images and modules need %s more'
+                   % (size_text(usable), size_text(vms), mib(own)),
+                   'memory = "%s" or more' % size_text(_round_up(needed, 16 << 20)))
+        return
+    _check_contiguous(machine, source, own)
+
+
+def _check_contiguous(machine, source, own):
+    """Each VM's memory is one stretch, and the hole below 4 GiB cuts the box's memory in two."""
+    if machine.box.memory <= HOLE:
+        return
+    room = [HOLE - own, machine.box.memory - HOLE]
+    for n, vm in sorted(enumerate(machine.vm), key=lambda pair: -pair[1].memory):
+        place = next((each for each in (1, 0) if room[each] >= vm.memory), None)
+        if place is None:
+            source.add(('vm', n, 'memory'), 'no stretch of %s is left for it: a PC\'s memory has a hole below 4G' % size_text(vm.memory),
+                       'a smaller VM, or a box with more memory')
+            return
+        room[place] -= vm.memory
+
+
+def _round_up(count, step):
+    return -(-count // step) * step
+
+
+def mib(count):
+    return '%dM' % (_round_up(count, 1 << 20) >> 20)
