@@ -53,7 +53,7 @@ def map_frames(task, target, frame, address, count, rights):
     while done < count and code == status.OK:
         at = address + (done << 12)
         hpa = (frame + done) << 12
-        if (at | hpa) & NOT_LARGE_ALIGNED == R0 and count - done >= FRAMES_PER_LARGE:
+        if (at | hpa) & NOT_LARGE_ALIGNED == R0 and count - done >= FRAMES_PER_LARGE and room_for_large(target, at, rights):
             code = map_page(target, frame + done, at, FRAMES_PER_LARGE, rights)
             if code == status.OK:
                 done += FRAMES_PER_LARGE
@@ -62,6 +62,14 @@ def map_frames(task, target, frame, address, count, rights):
             if code == status.OK:
                 done += 1
     task.answer(code, done)
+
+
+def room_for_large(target, address, rights):
+    """A table that small pages have left behind stays; large ones are then mapped as small ones."""
+    space = target.space
+    if rights & GUEST != R0:
+        space = target.nested
+    return space.root == R0 or not space.table_at(address)
 
 
 def map_page(target, frame, address, count, rights):

@@ -116,6 +116,14 @@ class Space(object):
         slot = self.entry(address, 1)
         return slot != R0 and memory.load64(slot) & LARGE_BIT != R0
 
+    def table_at(self, address):
+        """Does a page table for 4-KiB pages stand at `address`, so that no 2-MiB page fits?"""
+        slot = self.entry(address, 1)
+        if slot == R0:
+            return False
+        value = memory.load64(slot)
+        return value != R0 and value & LARGE_BIT == R0
+
     def unmap(self, address):
         """Take away the 4-KiB page at `address`. Returns the entry that stood there, 0 if none did."""
         slot = self.entry(address, 0)

@@ -16,6 +16,7 @@ the focus could never be moved away from a guest that does not read.
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
+from hypervisor.hw.task import rdtsc
 from hypervisor.lib import call, text
 from hypervisor.manager.vm import RUNNING
 from hypervisor.spec import layout, status
@@ -38,7 +39,7 @@ class Line(object):
         self.bytes = [0] * LINE_BYTES
         self.length = 0
         self.carriage_return = False    # a CR came last: what follows tells what it is
-        self.heard = r_uint(0)          # TSC when the last byte came
+        self.heard = r_uint(0)          # TSC after the last byte was handled: the time the port takes is not the guest's silence
         self.keys = [0] * KEYS
         self.key_count = 0
         self.taken = r_uint(0)          # TSC when the VM last took a key, or when the first one came to an empty queue
@@ -97,8 +98,8 @@ class Console(object):
 
     # -- output of guests
 
-    def receive(self, vm, now):
-        """Take one load of bytes out of the VM's ring. Returns how many it were."""
+    def receive(self, vm):
+        """Take one load of bytes out of the VM's ring; show an unfinished line when there are none. Returns how many it were."""
         if call.ring_receive(vm.output) != status.OK:
             return 0
         count = intmask(call.value())
@@ -106,8 +107,11 @@ class Console(object):
             return 0
         for n in range(count):
             self.hear(vm, intmask(memory.load8(PAGE + r_uint(n))))
+        line = self.lines[vm.index]
         if count > 0:
-            self.lines[vm.index].heard = now
+            line.heard = rdtsc()
+        elif line.length > 0 and rdtsc() - line.heard >= self.quiet:
+            self.flush(vm)
         return count
 
     def hear(self, vm, byte):
@@ -163,13 +167,6 @@ class Console(object):
             text.write(self.serial, '\\x')
             text.hex_digit(self.serial, byte >> 4)
             text.hex_digit(self.serial, byte)
-
-    def show_quiet(self, now):
-        """Put unfinished lines on the port that have been quiet for QUIET_MS."""
-        for n in range(self.count):
-            line = self.lines[n]
-            if line.length > 0 and now - line.heard >= self.quiet:
-                self.flush(self.vms[n])
 
     def finish_all(self, vm):
         """Show what is left of a VM that has ended."""

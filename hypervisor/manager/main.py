@@ -115,7 +115,6 @@ class Manager(object):
         self.serial.poll()
         more = self.serve_all(rdtsc())
         self.console.type(rdtsc())
-        self.console.show_quiet(rdtsc())
         self.collect(rdtsc() + self.box.tsc_khz * r_uint(POLL_MS), more)
         self.handle_ends()
 
@@ -126,7 +125,7 @@ class Manager(object):
             vm = self.vms[n]
             if vm.state == RUNNING:
                 self.console.send_keys(vm, now)
-                more = self.console.receive(vm, now) > 0 or more
+                more = self.console.receive(vm) > 0 or more
             elif vm.state == ENDED:
                 self.recall(vm)
                 more = True
@@ -149,7 +148,7 @@ class Manager(object):
         if call.inspect(vm.compartment) != status.OK or intmask(call.value()) != STATE_ENDED:
             return
         self.note(vm)
-        while self.console.receive(vm, rdtsc()) > 0:
+        while self.console.receive(vm) > 0:
             pass
         vm.state = ENDED
         self.console.finish_all(vm)

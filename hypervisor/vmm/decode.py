@@ -62,8 +62,8 @@ MAP_ONE, MAP_0F, MAP_0F38, MAP_0F3A = range(4)
 
 # 16-bit addressing: base and index of each r/m.
 BX, BP, SI, DI = 3, 5, 6, 7
-BASES_16 = [BX, BX, BP, BP, NONE, NONE, BP, BX]
-INDEXES_16 = [SI, DI, SI, DI, SI, DI, NONE, NONE]
+BASES_16 = [BX, BX, BP, BP, SI, DI, BP, BX]
+INDEXES_16 = [SI, DI, SI, DI, NONE, NONE, NONE, NONE]
 SP = 4
 
 
@@ -276,8 +276,6 @@ def _address_16(code, instruction, rm):
     if instruction.mod == 0 and rm == 6:
         instruction.base = NONE
         instruction.displacement = code.signed(2)
-    elif instruction.mod == 0 and (rm == 4 or rm == 5):
-        pass
     elif instruction.mod == 1:
         instruction.displacement = code.signed(1)
     elif instruction.mod == 2:

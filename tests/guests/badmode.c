@@ -4,7 +4,8 @@
  *
  * strict=1  a forbidden state that was taken is a failure (QEMU's TCG takes some)
  * exit=1    cause an exit while in whatever state was reached
- * risky=1   also those which, where they are taken, leave the guest no way back
+ * risky=1   also those which, where they are taken, leave the guest no way back. QEMU's TCG takes a
+ *           reserved bit in CR3 or CR4 for a failed VM entry: VMEXIT_INVALID in a guest, a hang on a bare PC.
  */
 #include "fpu.h"
 #include "runtime.h"
@@ -30,10 +31,10 @@ static const struct attempt forbidden[] = {
     { "CR0.PG without PE", TO_CR0, 0, 0, CR0_PE, 1 },
     { "CR0.PG cleared in 64-bit code", TO_CR0, 0, 0, CR0_PG, 1 },
     { "CR3 above the physical width", TO_CR3, 0, BIT(62), 0, 1 },
-    { "CR4 bit 63", TO_CR4, 0, BIT(63), 0, 0 },
-    { "CR4 bit 31", TO_CR4, 0, BIT(31), 0, 0 },
+    { "CR4 bit 63", TO_CR4, 0, BIT(63), 0, 1 },
+    { "CR4 bit 31", TO_CR4, 0, BIT(31), 0, 1 },
     { "CR4.PAE cleared in long mode", TO_CR4, 0, 0, CR4_PAE, 1 },
-    { "CR4.LA57 set in long mode", TO_CR4, 0, BIT(12), 0, 1 },
+    { "CR4.LA57 set in long mode", TO_CR4, 0, BIT(12), 0, 0 },
     { "CR8 above 15", TO_CR8, 0, 16, 0, 0 },
     { "DR6 above 32 bits", TO_DR6, 0, BIT(32), 0, 0 },
     { "DR7 above 32 bits", TO_DR7, 0, BIT(40), 0, 0 },

@@ -1,8 +1,9 @@
 /* faultmaker: provoke each exception that a program can provoke, and check what the processor reports:
  * vector, error code, the address of the instruction, CR2, DR6.
  *
- * strict=1  an exception that does not come at all is a failure too. (QEMU's TCG knows neither #AC
- *           nor #XM; without `strict` they are reported as not raised.)
+ * strict=1  an exception that does not come at all, or one of QEMU's TCG's known deviations, is a
+ *           failure too. (TCG has neither #AC nor #XM, raises #GP for a non-canonical stack, and takes
+ *           INT n behind the IDT's limit for vector 2n. Without `strict` these are reported.)
  * icebp=1   try INT1 too. (Bare QEMU's TCG takes it for its own debugger's and stops.)
  */
 #include "runtime.h"
@@ -50,7 +51,7 @@ MAKE(break_execute)
 MAKE(icebp) { asm volatile(TRAP(".byte 0xf1") ::: "rax"); }
 MAKE(breakpoint) { asm volatile(TRAP("int3") ::: "rax"); }
 MAKE(undefined) { asm volatile(FAULT("ud2") ::: "rax"); }
-MAKE(lock_register) { asm volatile(FAULT(".byte 0xf0, 0x89, 0xc8") ::: "rax"); }   /* LOCK MOV */
+MAKE(push_es) { asm volatile(FAULT(".byte 0x06") ::: "rax"); }     /* no longer in 64-bit code */
 MAKE(no_fpu)
 {
     write_cr0(read_cr0() | CR0_TS);
@@ -76,7 +77,7 @@ MAKE(stack_non_canonical)
 MAKE(non_canonical) { asm volatile(FAULT("movb (%0), %%al") :: "c"(NON_CANONICAL) : "rax"); }
 MAKE(selector_outside) { asm volatile(FAULT("mov %w0, %%fs") :: "c"(0x1230) : "rax"); }
 MAKE(interrupt_outside) { asm volatile(FAULT("int $0x80") ::: "rax"); }
-MAKE(unknown_cr4_bit) { asm volatile(FAULT("mov %0, %%cr4") :: "c"(read_cr4() | 1ull << 63) : "rax"); }
+MAKE(five_levels) { asm volatile(FAULT("mov %0, %%cr4") :: "c"(read_cr4() ^ 1 << 12) : "rax"); }
 
 MAKE(read_absent) { asm volatile(FAULT("movb (%0), %%cl") :: "c"(SLOT(SLOT_ABSENT) + 0x1234) : "rax"); }
 MAKE(write_absent) { asm volatile(FAULT("movb $1, (%0)") :: "c"(SLOT(SLOT_ABSENT) + 0x5678) : "rax"); }
@@ -157,41 +158,43 @@ static const struct attempt {
     u64 cr2;                               /* 0: not looked at */
     u32 dr6;                               /* bits that must be set */
     int any_rip;
+    int tcg_vector;                        /* what QEMU's TCG raises instead; 0: the same */
+    u32 tcg_error;
 } attempts[] = {
-    { "#DE division by zero", divide_by_zero, VECTOR_DE, 0, 0, 0, 0 },
-    { "#DE quotient too large", divide_overflow, VECTOR_DE, 0, 0, 0, 0 },
-    { "#DB single step", single_step, VECTOR_DB, 0, 0, 1 << 14, 0 },
-    { "#DB write watched by DR0", watch_write, VECTOR_DB, 0, 0, 1, 0 },
-    { "#DB execution watched by DR1", break_execute, VECTOR_DB, 0, 0, 2, 0 },
-    { "#DB INT1", icebp, VECTOR_DB, 0, 0, 0, 0 },
-    { "#BP INT3", breakpoint, VECTOR_BP, 0, 0, 0, 0 },
-    { "#OF INTO", overflow, VECTOR_OF, 0, 0, 0, 0 },
-    { "#BR BOUND", bound_range, VECTOR_BR, 0, 0, 0, 0 },
-    { "#UD UD2", undefined, VECTOR_UD, 0, 0, 0, 0 },
-    { "#UD LOCK with a register", lock_register, VECTOR_UD, 0, 0, 0, 0 },
-    { "#NM CR0.TS", no_fpu, VECTOR_NM, 0, 0, 0, 0 },
-    { "#DF #GP without a gate", double_fault, VECTOR_DF, 0, 0, 0, ANY_RIP },
-    { "#TS IST outside the TSS", short_task_segment, VECTOR_TS, TASK, 0, 0, ANY_RIP },
-    { "#NP FS not present", segment_not_present, VECTOR_NP, NOT_PRESENT, 0, 0, 0 },
-    { "#SS SS not present", stack_not_present, VECTOR_SS, NOT_PRESENT, 0, 0, 0 },
-    { "#SS non-canonical stack", stack_non_canonical, VECTOR_SS, 0, 0, 0, 0 },
-    { "#GP non-canonical address", non_canonical, VECTOR_GP, 0, 0, 0, 0 },
-    { "#GP selector outside the GDT", selector_outside, VECTOR_GP, 0x1230, 0, 0, 0 },
-    { "#GP vector outside the IDT", interrupt_outside, VECTOR_GP, 0x80 * 8 + 2, 0, 0, 0 },
-    { "#GP unknown CR4 bit", unknown_cr4_bit, VECTOR_GP, 0, 0, 0, 0 },
-    { "#PF read, absent", read_absent, VECTOR_PF, 0, SLOT(SLOT_ABSENT) + 0x1234, 0, 0 },
-    { "#PF write, absent", write_absent, VECTOR_PF, W, SLOT(SLOT_ABSENT) + 0x5678, 0, 0 },
-    { "#PF write, read-only", write_read_only, VECTOR_PF, P | W, SLOT(SLOT_READ_ONLY), 0, 0 },
-    { "#PF reserved bit", read_reserved, VECTOR_PF, P | RSVD, SLOT(SLOT_RESERVED), 0, 0 },
-    { "#PF execute, NX", execute_forbidden, VECTOR_PF, P | I, SLOT(SLOT_NO_EXECUTE), 0, 0 },
-    { "#PF execute, absent", execute_absent, VECTOR_PF, I, SLOT(SLOT_ABSENT), 0, 0 },
-    { "#PF ring 3, supervisor page", ring3_kernel_page, VECTOR_PF, P | U, SLOT(SLOT_READ_ONLY), 0, 0 },
-    { "#GP ring 3, HLT", ring3_halt, VECTOR_GP, 0, 0, 0, 0 },
-    { "#GP ring 3, IN", ring3_port, VECTOR_GP, 0, 0, 0, 0 },
-    { "#BP ring 3, INT3", ring3_breakpoint, VECTOR_BP, 0, 0, 0, 0 },
-    { "#MF x87 division by zero", x87_divide, VECTOR_MF, 0, 0, 0, 0 },
-    { "#AC ring 3, misaligned", alignment, VECTOR_AC, 0, 0, 0, 0 },
-    { "#XM SSE division by zero", sse_divide, VECTOR_XM, 0, 0, 0, 0 },
+    { "#DE division by zero", divide_by_zero, VECTOR_DE, 0, 0, 0, 0, 0, 0 },
+    { "#DE quotient too large", divide_overflow, VECTOR_DE, 0, 0, 0, 0, 0, 0 },
+    { "#DB single step", single_step, VECTOR_DB, 0, 0, 1 << 14, 0, 0, 0 },
+    { "#DB write watched by DR0", watch_write, VECTOR_DB, 0, 0, 1, 0, 0, 0 },
+    { "#DB execution watched by DR1", break_execute, VECTOR_DB, 0, 0, 2, 0, 0, 0 },
+    { "#DB INT1", icebp, VECTOR_DB, 0, 0, 0, 0, 0, 0 },
+    { "#BP INT3", breakpoint, VECTOR_BP, 0, 0, 0, 0, 0, 0 },
+    { "#OF INTO", overflow, VECTOR_OF, 0, 0, 0, 0, 0, 0 },
+    { "#BR BOUND", bound_range, VECTOR_BR, 0, 0, 0, 0, 0, 0 },
+    { "#UD UD2", undefined, VECTOR_UD, 0, 0, 0, 0, 0, 0 },
+    { "#UD PUSH ES", push_es, VECTOR_UD, 0, 0, 0, 0, 0, 0 },
+    { "#NM CR0.TS", no_fpu, VECTOR_NM, 0, 0, 0, 0, 0, 0 },
+    { "#DF #GP without a gate", double_fault, VECTOR_DF, 0, 0, 0, ANY_RIP, 0, 0 },
+    { "#TS IST outside the TSS", short_task_segment, VECTOR_TS, TASK, 0, 0, ANY_RIP, 0, 0 },
+    { "#NP FS not present", segment_not_present, VECTOR_NP, NOT_PRESENT, 0, 0, 0, 0, 0 },
+    { "#SS SS not present", stack_not_present, VECTOR_SS, NOT_PRESENT, 0, 0, 0, 0, 0 },
+    { "#SS non-canonical stack", stack_non_canonical, VECTOR_SS, 0, 0, 0, 0, VECTOR_GP, 0 },
+    { "#GP non-canonical address", non_canonical, VECTOR_GP, 0, 0, 0, 0, 0, 0 },
+    { "#GP selector outside the GDT", selector_outside, VECTOR_GP, 0x1230, 0, 0, 0, 0, 0 },
+    { "#GP vector outside the IDT", interrupt_outside, VECTOR_GP, 0x80 * 8 + 2, 0, 0, 0, VECTOR_GP, 0x80 * 16 + 2 },
+    { "#GP CR4.LA57 changed in long mode", five_levels, VECTOR_GP, 0, 0, 0, 0, 0, 0 },
+    { "#PF read, absent", read_absent, VECTOR_PF, 0, SLOT(SLOT_ABSENT) + 0x1234, 0, 0, 0, 0 },
+    { "#PF write, absent", write_absent, VECTOR_PF, W, SLOT(SLOT_ABSENT) + 0x5678, 0, 0, 0, 0 },
+    { "#PF write, read-only", write_read_only, VECTOR_PF, P | W, SLOT(SLOT_READ_ONLY), 0, 0, 0, 0 },
+    { "#PF reserved bit", read_reserved, VECTOR_PF, P | RSVD, SLOT(SLOT_RESERVED), 0, 0, 0, 0 },
+    { "#PF execute, NX", execute_forbidden, VECTOR_PF, P | I, SLOT(SLOT_NO_EXECUTE), 0, 0, 0, 0 },
+    { "#PF execute, absent", execute_absent, VECTOR_PF, I, SLOT(SLOT_ABSENT), 0, 0, 0, 0 },
+    { "#PF ring 3, supervisor page", ring3_kernel_page, VECTOR_PF, P | U, SLOT(SLOT_READ_ONLY), 0, 0, 0, 0 },
+    { "#GP ring 3, HLT", ring3_halt, VECTOR_GP, 0, 0, 0, 0, 0, 0 },
+    { "#GP ring 3, IN", ring3_port, VECTOR_GP, 0, 0, 0, 0, 0, 0 },
+    { "#BP ring 3, INT3", ring3_breakpoint, VECTOR_BP, 0, 0, 0, 0, 0, 0 },
+    { "#MF x87 division by zero", x87_divide, VECTOR_MF, 0, 0, 0, 0, 0, 0 },
+    { "#AC ring 3, misaligned", alignment, VECTOR_AC, 0, 0, 0, 0, 0, 0 },
+    { "#XM SSE division by zero", sse_divide, VECTOR_XM, 0, 0, 0, 0, 0, 0 },
 };
 
 static void map_window(void)
@@ -235,7 +238,7 @@ static int attempt(const struct attempt *a)
 
 int main(void)
 {
-    u32 good = 0, silent = 0, wrong = 0;
+    u32 good = 0, silent = 0, deviant = 0, wrong = 0;
     map_window();
     for (u32 i = 0; i < sizeof attempts / sizeof attempts[0]; i++) {
         const struct attempt *a = &attempts[i];
@@ -249,12 +252,15 @@ int main(void)
         } else if (right(a, vector)) {
             good++;
             print("%s: ok\n", a->what);
+        } else if (a->tcg_vector == vector && a->tcg_error == trap.error) {
+            deviant++;
+            print("%s: vector %u error %llx, as QEMU's TCG has it\n", a->what, vector, trap.error);
         } else {
             wrong++;
             print("%s: wrong: vector %u error %llx rip %llx (not %llx) cr2 %llx dr6 %llx\n", a->what, vector,
                   trap.error, trap.rip, expected_rip, trap.cr2, trap.dr6);
         }
     }
-    print("faultmaker: %u right, %u not raised, %u wrong\n", good, silent, wrong);
-    return wrong || (silent && option("strict", 0));
+    print("faultmaker: %u right, %u not raised, %u deviant, %u wrong\n", good, silent, deviant, wrong);
+    return wrong || (silent + deviant && option("strict", 0));
 }

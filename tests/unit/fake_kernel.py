@@ -135,6 +135,7 @@ class Uart(object):
         self.kernel = kernel
         self.output = bytearray()
         self.typed = []
+        self.read_count = 0         # of typed
         self.registers = {}
         self.period = 0
         self.free_at = 0
@@ -143,13 +144,17 @@ class Uart(object):
         self.lost = 0
 
     def waiting(self):
-        return [byte for tick, byte in self.typed if tick <= self.kernel.now]
+        return self.read_count < len(self.typed) and self.typed[self.read_count][0] <= self.kernel.now
+
+    def take(self):
+        self.read_count += 1
+        return self.typed[self.read_count - 1][1]
 
     def read(self, offset):
         if not self.present:
             return 0xff
         if offset == 0:
-            return self.typed.pop(0)[1] if self.waiting() else 0
+            return self.take() if self.waiting() else 0
         if offset == 2:
             return 0xc1
         if offset == 5:

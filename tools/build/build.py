@@ -120,7 +120,7 @@ class Builder:
         command = [self.python2, tool('translate.py'), program.name, generated.parent, '--target', program.target]
         always = [target_file(program.target), tool('translate.py'), tool('position.py'), tool('proofs.py')]
         self.steps.run(f'translate {program.name}', command, inputs=always, outputs=[generated, facts],
-                       discovered=lambda: [ROOT / name for name in read_json(facts)['inputs']], quiet=True)
+                       discovered=lambda: [ROOT / name for name in read_json(facts)['inputs']])
         return read_json(facts)
 
     def sources(self, program, folder):

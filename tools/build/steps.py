@@ -50,16 +50,16 @@ class Steps:
 
     # -- the two kinds of step
 
-    def run(self, name, command, inputs, outputs, discovered=None, quiet=False):
-        """Run a command.  discovered(): more inputs, asked after it succeeded.  quiet: its output is shown only if it fails."""
+    def run(self, name, command, inputs, outputs, discovered=None):
+        """Run a command.  discovered(): more inputs, asked after it succeeded."""
         words = [str(word) for word in command]
 
         def execute():
             finished = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', cwd=ROOT)
-            said = finished.stdout.strip()
+            said = finished.stdout.rstrip()
             if finished.returncode:
                 raise BuildError(f'{name} failed (status {finished.returncode})\n  {shlex.join(words)}\n{tail(said)}')
-            if said and not quiet:
+            if said:
                 self.report(said)
         self.step(name, words, execute, inputs, outputs, discovered)
 

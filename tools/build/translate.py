@@ -141,6 +141,7 @@ def translate(program, outdir, target_name):
     translator = optimised_translator(target.ENTRY_POINTS)
     findings = proofs.check(translator, target)
     if not findings:
+        print('    %s: %s' % (program, proofs.extent(translator, target)))
         write_c(translator, target.ENTRY_POINTS, program, outdir)
         write_facts(os.path.join(outdir, program + '.json'))
     return findings

@@ -144,7 +144,8 @@ def run(file: File,
         quiet_limit: Annotated[Optional[float], typer.Option('--quiet-limit', metavar='SECONDS', min=0, show_default=False,
                                help='End a box that prints nothing for that long; 0: never. Default: 60, on a terminal only until its first words.')] = None,
         icount: Annotated[bool, typer.Option('--icount', help='Count instructions instead of time: the same run twice (QEMU).')] = False,
-        log: Annotated[Optional[Path], typer.Option('--log', metavar='FILE', help='Write what the box prints to a file as well.')] = None):
+        log: Annotated[Optional[Path], typer.Option('--log', metavar='FILE', help='Write what the box prints to a file as well.')] = None,
+        kernel: Annotated[Path, typer.Option('--kernel', hidden=True, help='Another kernel; the tests\' own.')] = KERNEL):
     """Run a box on an emulated machine.
 
     Its serial line is this terminal: keys go to the box, Ctrl-A x ends it. The exit status is the box's own: 0 when every VM ended well, 1
@@ -159,7 +160,7 @@ def run(file: File,
             folder = stack.enter_context(runner.private_folder())
             logged = stack.enter_context(open(log, 'wb')) if log else None
             progress = stack.enter_context(_progress('Bochs boots (BIOS, GRUB, kernel: some seconds)' if machine is MachineKind.bochs else ''))
-            emulated = stack.enter_context(runner.start(loaded, folder, machine.value, chosen, gdb, icount))
+            emulated = stack.enter_context(runner.start(loaded, folder, machine.value, chosen, gdb, icount, kernel=kernel))
             terminal = sys.stdin.isatty() and sys.stdout.isatty()
             keyboard = runner.Keyboard(sys.stdin, terminal) if terminal or _is_piped(sys.stdin) else None
             if terminal:

@@ -110,14 +110,15 @@ class Watch:
         self.out.flush()
         return True
 
-    def _drain(self, quiet, most, until_end=False):
-        """Pass on what still comes: until it is quiet for `quiet` seconds, `most` seconds are over, or the emulator has ended."""
+    def _drain(self, quiet, most):
+        """Pass on what still comes: until it is quiet for `quiet` seconds, `most` seconds are over, or the emulator is gone."""
         start = heard = time.monotonic()
         while time.monotonic() - heard < quiet and time.monotonic() - start < most:
-            if until_end and self.machine.ended() and not self.machine.wait_for_output(0):
-                break
+            ended = self.machine.ended()
             if self.machine.wait_for_output(STEP / 2) and self._take():
                 heard = time.monotonic()
+            elif ended:
+                break
         while self._take():
             pass
 
@@ -134,6 +135,7 @@ class Watch:
             return Ending(QUIT, 'ended by Ctrl-A x')
         if not said and self.machine.ended():
             self._drain(SCREEN_QUIET, SCREEN_MOST)
+            lines.feed(b'\n')           # the last line may have lost its end
             if lines.status is not None or lines.verdict:
                 return self._ending(False)
             return self._vanished()
@@ -151,7 +153,7 @@ class Watch:
     def _off(self):
         """The box has said that it is off. The emulator has to agree."""
         status = self.lines.status
-        self._drain(OFF_SECONDS, OFF_SECONDS, until_end=True)
+        self._drain(OFF_SECONDS, OFF_SECONDS)
         if not self.machine.ended():
             return Ending(FAULT, 'the box said "box off, status %d", but %s still ran %d s later' % (status, self.machine.name, OFF_SECONDS))
         code = self.machine.wait(1)

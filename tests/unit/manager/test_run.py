@@ -342,8 +342,8 @@ def test_a_failed_start_leaves_no_frame_with_the_dead_compartment():
 # -- consoles under load
 
 def test_nothing_is_lost_however_much_both_guests_say_and_however_slow_the_wire_is():
-    a = ['alpha line %d %s' % (n, 'x' * (n % 90)) for n in range(600)]
-    b = ['beta line %d' % n for n in range(900)]
+    a = ['alpha line %d %s' % (n, 'x' * (n % 90)) for n in range(200)]
+    b = ['beta line %d' % n for n in range(300)]
     for seed in (None, 1, 2):
         kernel = two_guests([('send', ''.join(line + '\r\n' for line in a))], [('send', ''.join(line + '\n' for line in b))], seed=seed)
         kernel.uart.period = 87     # microseconds: 115200 baud
@@ -445,8 +445,8 @@ def test_the_focus_leaves_a_vm_that_has_ended():
 
 
 def test_much_input_is_paced_by_the_guest_that_reads_it():
-    text = ''.join(chr(33 + n % 90) for n in range(20000))
-    reads = [step for _ in range(200) for step in (('receive', 100), ('sleep', 5))]
+    text = ''.join(chr(33 + n % 90) for n in range(6000))
+    reads = [step for _ in range(60) for step in (('receive', 100), ('sleep', 5))]
     kernel = two_guests(reads, [])
     kernel.uart.typed = typed(text)
     Run(kernel)
@@ -455,7 +455,7 @@ def test_much_input_is_paced_by_the_guest_that_reads_it():
 
 def test_a_guest_that_never_reads_cannot_keep_the_keyboard():
     kernel = two_guests([('sleep', 20000)], [('receive', 3)])
-    kernel.uart.typed = typed('x' * 10000 + '\x1dyes')
+    kernel.uart.typed = typed('x' * 6000 + '\x1dyes')
     run = Run(kernel)
     assert bytes(kernel.started['beta'].received) == 'yes' and '\x07' in run.text
 
