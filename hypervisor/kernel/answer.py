@@ -24,7 +24,7 @@ VMM_ENDINGS = r_uint(sum(1 << code for code in ending.VMM_MAY_SAY))
 
 # Bit `kind` is set where the action may answer that kind of exit.
 MAY_COMPLETE = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.HLT)))
-MAY_RESUME = r_uint(sum(1 << k for k in (kinds.IO, kinds.MEMORY, kinds.SHUTDOWN)))
+MAY_RESUME = r_uint(sum(1 << k for k in (kinds.IO, kinds.MEMORY, kinds.HLT, kinds.SHUTDOWN)))
 MAY_INJECT = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.MEMORY)))
 
 
@@ -71,6 +71,8 @@ def take_answer(vcpu):
     elif action == r_uint(RESUME):
         if kind & MAY_RESUME == R0:
             return rules.RULE_ACTION_UNFIT
+        if vcpu.exit_kind == kinds.SHUTDOWN:
+            vcpu.event = R0             # what was being delivered when it shut down is history
     else:
         if kind & MAY_INJECT == R0:
             return rules.RULE_ACTION_UNFIT

@@ -29,8 +29,10 @@ def handle(vcpu):
     vcpu.counts[kind] += 1
     if kind == kinds.CPUID:
         cpuid(vcpu)
-    elif kind == kinds.IO or kind == kinds.MEMORY or kind == kinds.HLT or kind == kinds.SHUTDOWN:
+    elif kind == kinds.IO or kind == kinds.HLT or kind == kinds.SHUTDOWN:
         answer.deliver(vcpu)
+    elif kind == kinds.MEMORY:
+        memory_access(vcpu)
     elif kind == kinds.INTERRUPT:
         interrupt(vcpu.exit_value)
     elif kind == kinds.HYPERCALL:
@@ -56,6 +58,15 @@ def handle(vcpu):
         vcpu.compartment.stop(ending.KERNEL_LIMIT, switcher.vendor.get(vcpu, fields.RIP))
     else:
         vcpu.compartment.stop(ending.EXIT_UNKNOWN, vcpu.exit_code)
+
+
+def memory_access(vcpu):
+    """An access where nothing is mapped. While an event was being delivered (its IDT, GDT, TSS or stack lies there) no instruction
+    can be emulated for it, and delivering again would fault for ever."""
+    if vcpu.event != R0:
+        vcpu.compartment.stop(ending.KERNEL_LIMIT, switcher.vendor.get(vcpu, fields.RIP))
+    else:
+        answer.deliver(vcpu)
 
 
 def interrupt(vector):

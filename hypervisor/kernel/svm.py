@@ -245,6 +245,8 @@ class Svm(Vendor):
         if size == 8:
             if field == fields.EFER:
                 value |= SVME
+            elif field == fields.RIP:
+                memory.store64(vcpu.control + VMCB['INTERRUPT_SHADOW'], R0)
             memory.store64(at, value)
         elif size == 4:
             memory.store32(at, value)

@@ -17,6 +17,7 @@ TABLE = [
     (12, 'CR_FIXED', 'this processor wants bits of CR0 or CR4 in VMX operation that the kernel cannot set'),
     (13, 'VMXON_FAILED', 'VMXON failed: some other hypervisor may already use this core'),
     (14, 'NO_ASIDS', 'this processor has fewer ASIDs than Bulkhead has VMs'),
+    (15, 'NO_CONTROL', 'this processor lacks a VM-execution, VM-exit or VM-entry control that the kernel needs (IA32_VMX_TRUE_*_CTLS)'),
     (20, 'NO_LAPIC', 'this processor has no local APIC: there would be no time slices'),
     (21, 'LAPIC_SILENT', 'the local APIC timer does not count'),
     (22, 'NO_NX', 'this processor has no NX'),

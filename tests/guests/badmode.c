@@ -196,9 +196,9 @@ static void try_instructions(void)
 /* A guest that was not promised VMX or SVM may not switch them on either. */
 static void try_virtualization(void)
 {
-    static const struct attempt vmxe = { "CR4.VMXE", TO_CR4, 0, CR4_VMXE, 0, 0 };
+    static const struct attempt vmxe = { "CR4.VMXE", TO_CR4, 0, CR4_VMXE, 0, 1 };
     static const struct attempt svme = { "EFER.SVME", TO_MSR, MSR_EFER, EFER_SVME, 0, 0 };
-    if (!(cpuid(1, 0).ecx & BIT(5)))
+    if (!(cpuid(1, 0).ecx & BIT(5)) && applies(&vmxe, 1))
         try_forbidden(&vmxe);
     if (!(cpuid(0x80000001, 0).ecx & BIT(2)))
         try_forbidden(&svme);

@@ -55,11 +55,14 @@ class StrictMemory(memory.FakeMemory):
         self.readonly = set()
 
     def write(self, address, data):
-        address = int(address)
-        for page in range(address // PAGE, (address + max(len(data), 1) - 1) // PAGE + 1):
-            if page in self.readonly:
-                raise memory.FakeFault(address)
-        memory.FakeMemory.write(self, address, data)
+        position, address = 0, int(address)
+        while position < len(data):
+            page, offset = divmod(address + position, PAGE)
+            if page not in self.pages or page in self.readonly:
+                raise memory.FakeFault(address + position)
+            piece = data[position:position + PAGE - offset]
+            self.pages[page][offset:offset + len(piece)] = piece
+            position += len(piece)
 
 
 class Region(object):

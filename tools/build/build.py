@@ -13,7 +13,6 @@ within a second.  A failing step prints its command and its error; the exit stat
 import argparse
 import concurrent.futures
 import fcntl
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ class Builder:
     def __init__(self, out, force=False, python2=None, report=print):
         self.out = Path(out)
         self.steps = Steps(self.out, force, report)
-        self.python2 = Path(python2 or os.environ.get('BULKHEAD_PYTHON2') or ROOT / '.env' / 'bin' / 'python2')
+        self.python2 = Path(python2 or ROOT / '.env' / 'bin' / 'python2')
 
     # -- what all programs share
 

@@ -289,8 +289,10 @@ class Bochs(Emulator):
         return super().ended() or self.process.stdin is not None and self._prompts_seen() > self.prompts
 
     def said(self):
-        panics = [line for line in _tail(self.folder / 'bochs.log', 400).splitlines() if '>>PANIC<<' in line or 'exception' in line]
-        return '\n'.join(panics[-6:]) or _tail(self.output, 8)
+        panics = [line for line in _tail(self.folder / 'bochs.log', 400).splitlines() if '>>PANIC<<' in line]
+        if panics or not super().ended():
+            return '\n'.join(panics[-6:])
+        return _tail(self.output)
 
     # Monitor: the debugger's prompt. The box runs until pause().
     def _text(self, start):
@@ -315,7 +317,7 @@ class Bochs(Emulator):
                 raise Trouble('Bochs ended while its debugger was waited for:\n' + self.said())
             if time.monotonic() > end:
                 raise Trouble('Bochs\' debugger did not answer in %d s' % seconds)
-            time.sleep(0.01)
+            time.sleep(0.002)
         self.prompts = self._prompts_seen()
 
     def command(self, line):
@@ -338,8 +340,9 @@ class Bochs(Emulator):
     def read_physical(self, address, size):
         """`size` bytes of the paused machine's physical memory."""
         first, end = address // 8 * 8, -(-(address + size) // 8) * 8
-        text = self.command('xp /%dbx 0x%x' % (end - first, first))
-        data = bytes(int(byte, 16) for line in text.splitlines() if line.startswith('0x') for byte in line.split('\t')[1:])
+        text = self.command('xp /%dgx 0x%x' % ((end - first) // 8, first))
+        words = [int(word, 16) for line in text.splitlines() if line.startswith('0x') for word in line.split('\t')[1:]]
+        data = b''.join(word.to_bytes(8, 'little') for word in words)
         if len(data) != end - first:
             raise Trouble('Bochs\' debugger gave %d bytes for %d at 0x%x: %s' % (len(data), end - first, first, text[-200:]))
         return data[address - first:address - first + size]

@@ -48,7 +48,11 @@ class Lines:
         *whole, self.partial = (self.partial + data).split(b'\n')
         self.partial = self.partial[-MOST_LINE:]
         for line in whole:
-            self._look_at(line.rstrip(b'\r').lstrip(b'\r'))
+            self._look_at(line.strip(b'\r'))
+
+    def look_at_partial(self):
+        """The last line may have lost its end."""
+        self._look_at(self.partial.strip(b'\r'))
 
     def _look_at(self, line):
         off = BOX_OFF.match(line)
@@ -76,9 +80,16 @@ class Watch:
 
     def run(self):
         """Returns an Ending."""
+        ending = self._run()
+        if self.lines.partial:
+            self.out.write(b'\n')       # what follows begins its own line
+            self.out.flush()
+        return ending
+
+    def _run(self):
         while True:
             self._wait()
-            said = self._take()
+            said = self.take()
             ending = self._ending(said)
             if ending:
                 return ending
@@ -93,7 +104,7 @@ class Watch:
         if self.typed:
             self.typed = self.typed[self.machine.write(self.typed):]
 
-    def _take(self):
+    def take(self):
         """Pass on what the box has said. Returns whether it said something."""
         data = self.machine.read()
         if not data:
@@ -115,11 +126,11 @@ class Watch:
         start = heard = time.monotonic()
         while time.monotonic() - heard < quiet and time.monotonic() - start < most:
             ended = self.machine.ended()
-            if self.machine.wait_for_output(STEP / 2) and self._take():
+            if self.machine.wait_for_output(STEP / 2) and self.take():
                 heard = time.monotonic()
             elif ended:
                 break
-        while self._take():
+        while self.take():
             pass
 
     def _ending(self, said):
@@ -135,7 +146,7 @@ class Watch:
             return Ending(QUIT, 'ended by Ctrl-A x')
         if not said and self.machine.ended():
             self._drain(SCREEN_QUIET, SCREEN_MOST)
-            lines.feed(b'\n')           # the last line may have lost its end
+            lines.look_at_partial()
             if lines.status is not None or lines.verdict:
                 return self._ending(False)
             return self._vanished()
@@ -249,9 +260,12 @@ def private_folder():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start(machine, folder, kind, accel='tcg', gdb=False, icount=False, monitor=False, kernel=box.KERNEL, manager=box.MANAGER):
-    """Lay the box out in `folder` and start it. Returns the Emulator."""
+def start(machine, folder, kind, accel='tcg', gdb=False, icount=False, monitor=False, kernel=box.KERNEL, manager=box.MANAGER,
+          edit=None):
+    """Lay the box out in `folder` and start it. edit: called with that folder before the start. Returns the Emulator."""
     laid_out = box.Folder(folder, machine, kernel, manager).write()
+    if edit:
+        edit(laid_out.path)
     if kind == 'qemu':
         return emulator.Qemu(laid_out, accel, gdb, icount, monitor)
     if gdb:

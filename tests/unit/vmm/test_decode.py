@@ -14,8 +14,8 @@ REGISTERS = {
 SEGMENTS = ['es', 'cs', 'ss', 'ds', 'fs', 'gs']
 # Implicit operands, which Capstone tells and ModRM does not; and forms in which Capstone names no base.
 IMPLICIT = ('movs', 'cmps', 'stos', 'lods', 'scas', 'ins', 'outs', 'xlat', 'maskmov')
-# Left out here on purpose: VMX instructions (their opcodes have other lengths as SSE4A).
-LEFT_OUT = ('vmread', 'vmwrite')
+# Left out here on purpose: VMX instructions (their opcodes have other lengths as SSE4A), and SALC, which nobody documents.
+LEFT_OUT = ('vmread', 'vmwrite', 'salc')
 # Capstone takes UD0 and UD1 for instructions without ModRM.
 OTHERWISE = ('ud0', 'ud1')
 

@@ -1,0 +1,262 @@
+"""Intel's VMX with EPT: the vendor file. Its words (VMCS, VPID, EPT) end here.
+
+vmx_setup.py turns VMX on and makes a VMCS, vmx_exit.py decodes exits, vmx_check.py says which rule a refused entry breaks.
+"""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import cpu, memory
+from hypervisor.hw import vmx as hw
+from hypervisor.kernel import vmx_check, vmx_exit, vmx_setup
+from hypervisor.kernel.arena import arena
+from hypervisor.kernel.vendor import Vendor
+from hypervisor.kernel.vmx_setup import setup
+from hypervisor.spec import cpu as bits
+from hypervisor.spec import refusal, status, vmx
+from hypervisor.spec import state as fields
+from hypervisor.spec.call import READ
+from hypervisor.spec.context import AREA
+from hypervisor.spec.vcpu import UNUSABLE
+
+R0 = r_uint(0)
+LOW32 = r_uint(0xffffffff)
+NOTHING_CURRENT = ~R0
+CR2 = AREA['CR2']
+CR8 = vmx.PRIVATE['CR8']
+PRESENT = r_uint(0x80)                  # of a segment's attributes
+CS_LONG = r_uint(1 << 9)
+CR0_CD, CR0_NW, CR0_PE, CR0_PG = [r_uint(bit) for bit in (bits.CR0_CD, bits.CR0_NW, bits.CR0_PE, bits.CR0_PG)]
+EFER_LMA, EFER_LME = r_uint(bits.EFER_LMA), r_uint(bits.EFER_LME)
+
+# The VMCS field of each state field; CR2 has none.
+ENCODINGS = [getattr(vmx, 'GUEST_' + name, 0) for name in fields.FIELDS]
+assert [name for name, encoding in zip(fields.FIELDS, ENCODINGS) if not encoding] == ['CR2']
+PLAIN, RIGHTS, SPECIAL = 0, 1, 2
+HOW = [SPECIAL if name in ('CR0', 'CR2', 'CR4', 'EFER') else RIGHTS if name.endswith('_ATTRIBUTES') else PLAIN for name in fields.FIELDS]
+
+
+class Vmx(Vendor):
+    """current: hpa of the VMCS that this core's VMREAD and VMWRITE go to."""
+
+    def __init__(self):
+        self.current = NOTHING_CURRENT
+
+    def probe(self):
+        return vmx_setup.probe()
+
+    def enable(self):
+        self.current = NOTHING_CURRENT
+        return setup.enable()
+
+    def leaf_bits(self, rights, large):
+        """Write-back, whatever the guest's PAT says: nothing but memory is mapped. Rights without READ would be a
+        misconfiguration."""
+        entry = r_uint(rights & 7 | READ) | r_uint(vmx.EPTP_WRITE_BACK << 3 | vmx.EPT_IGNORE_PAT)
+        if large:
+            entry |= r_uint(0x80)
+        return entry
+
+    def table_bits(self):
+        return r_uint(7)
+
+    def create(self, vcpu):
+        """The VPID is the vCPU's own: two vCPUs of one VM may have different translations for one linear address."""
+        vcpu.control_hpa = vcpu.compartment.take_page()
+        if vcpu.control_hpa == R0:
+            return status.NO_MEMORY
+        vcpu.control = arena.hva(vcpu.control_hpa)
+        vcpu.tag = r_uint(vcpu.number + 1)
+        memory.store32(vcpu.control, setup.revision)
+        memory.store64(vcpu.area + vmx.PRIVATE['LAUNCHED'], R0)
+        memory.store64(vcpu.area + CR8, R0)
+        memory.store64(vcpu.area + CR2, R0)
+        hw.vmclear(vcpu.control_hpa)
+        self.make_current(vcpu)
+        vmx_setup.fill_vmcs(vcpu, eptp(vcpu))
+        vcpu.pat = r_uint(bits.PAT_RESET)
+        hw.invvpid(setup.invvpid, vcpu.tag)
+        vcpu.flush = True
+        return status.OK
+
+    def make_current(self, vcpu):
+        if self.current != vcpu.control_hpa:
+            hw.vmptrld(vcpu.control_hpa)
+            self.current = vcpu.control_hpa
+
+    def run(self, vcpu):
+        self.make_current(vcpu)
+        if vcpu.flush:
+            hw.invept(setup.invept, eptp(vcpu))
+            vcpu.flush = False
+        if vcpu.event != R0:
+            vmx_exit.queue_event(vcpu)
+        result = hw.run(vcpu.area)
+        if result == r_uint(hw.SUCCEED):
+            vmx_exit.decode(vcpu)
+        else:
+            vmx_exit.decode_vmfail(vcpu, result)
+
+    def advance(self, vcpu):
+        self.make_current(vcpu)
+        vmx_exit.advance(vcpu)
+
+    def get(self, vcpu, field):
+        self.make_current(vcpu)
+        how = HOW[field]
+        if how == PLAIN:
+            return hw.vmread(r_uint(ENCODINGS[field]))
+        if how == RIGHTS:
+            return attributes(hw.vmread(r_uint(ENCODINGS[field])))
+        if field == fields.CR0:
+            return believed(hw.vmread(r_uint(vmx.GUEST_CR0)), hw.vmread(r_uint(vmx.CR0_SHADOW)), setup.cr0_mask)
+        if field == fields.CR4:
+            return believed(hw.vmread(r_uint(vmx.GUEST_CR4)), hw.vmread(r_uint(vmx.CR4_SHADOW)), setup.cr4_mask)
+        if field == fields.EFER:
+            return hw.vmread(r_uint(vmx.GUEST_EFER))
+        return memory.load64(vcpu.area + CR2)
+
+    def set(self, vcpu, field, value):
+        self.make_current(vcpu)
+        how = HOW[field]
+        if how == PLAIN:
+            hw.vmwrite(r_uint(ENCODINGS[field]), value)
+        elif how == RIGHTS:
+            hw.vmwrite(r_uint(ENCODINGS[field]), access_rights(value))
+        elif field == fields.CR0:
+            vmx_setup.write_cr0(value)
+            write_efer(hw.vmread(r_uint(vmx.GUEST_EFER)))
+        elif field == fields.CR4:
+            vmx_setup.write_cr4(value)
+        elif field == fields.EFER:
+            write_efer(value)
+        else:
+            memory.store64(vcpu.area + CR2, value)
+
+    def set_pat(self, vcpu, value):
+        self.make_current(vcpu)
+        vcpu.pat = value
+        hw.vmwrite(r_uint(vmx.GUEST_PAT), value)
+
+    def inject(self, vcpu, vector, error):
+        self.make_current(vcpu)
+        vmx_exit.exception(vcpu, vector, error)
+
+    def switch(self, old, new):
+        """SYSCALL's MSRs and KERNEL_GS_BASE: EFER.SCE is off outside of guests, and nothing but guests uses SWAPGS."""
+        if old is not None:
+            old.star = cpu.rdmsr(r_uint(bits.MSR_STAR))
+            old.lstar = cpu.rdmsr(r_uint(bits.MSR_LSTAR))
+            old.cstar = cpu.rdmsr(r_uint(bits.MSR_CSTAR))
+            old.sfmask = cpu.rdmsr(r_uint(bits.MSR_SFMASK))
+            old.kernel_gs_base = cpu.rdmsr(r_uint(bits.MSR_KERNEL_GS_BASE))
+        cpu.wrmsr(r_uint(bits.MSR_STAR), new.star)
+        cpu.wrmsr(r_uint(bits.MSR_LSTAR), new.lstar)
+        cpu.wrmsr(r_uint(bits.MSR_CSTAR), new.cstar)
+        cpu.wrmsr(r_uint(bits.MSR_SFMASK), new.sfmask)
+        cpu.wrmsr(r_uint(bits.MSR_KERNEL_GS_BASE), new.kernel_gs_base)
+
+    def release(self, vcpu):
+        """The processor may hold the VMCS in caches of its own until VMCLEAR writes it back: before its page is anyone else's."""
+        if vcpu.control_hpa == R0:
+            return
+        hw.vmclear(vcpu.control_hpa)
+        if self.current == vcpu.control_hpa:
+            self.current = NOTHING_CURRENT
+        vcpu.control_hpa = R0
+
+    def explain(self, vcpu):
+        self.make_current(vcpu)
+        return vmx_check.broken_rule(self, vcpu)
+
+    def control(self, vcpu):
+        """MOV to CR0 or CR4 that touches a bit of the kernel's, any MOV of CR8, and RDPMC (no counter exists: #GP).
+        Source: SDM, "Exit Qualification for Control-Register Accesses"."""
+        self.make_current(vcpu)
+        if vcpu.exit_code != r_uint(vmx.REASON_CONTROL_REGISTER):
+            return False
+        qualification = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION))
+        number = qualification & 15
+        access = (qualification >> 4) & 3
+        index = (qualification >> 8) & 15
+        if number == r_uint(8):
+            return move_cr8(vcpu, access, index)
+        if access != r_uint(vmx.ACCESS_TO):
+            return False                # CLTS and LMSW reach no bit of the kernel's
+        value = vmx_exit.register(vcpu, index)
+        if not in_64_bit_code():
+            value &= LOW32
+        if number == r_uint(0):
+            return retry_cr0(value)
+        return number == r_uint(4) and retry_cr4(value)
+
+
+def eptp(vcpu):
+    return vcpu.compartment.nested.root | r_uint(vmx.EPTP_WRITE_BACK | vmx.EPTP_FOUR_LEVELS)
+
+
+def believed(real, shadow, mask):
+    """What the guest reads. Source: SDM, "Guest/Host Masks and Read Shadows for CR0 and CR4"."""
+    return (real & ~mask) | (shadow & mask)
+
+
+def attributes(rights):
+    """Access rights of the VMCS as the vCPU page's ATTRIBUTES."""
+    return (rights & r_uint(vmx.RIGHTS_LOW)) | ((rights >> vmx.RIGHTS_SHIFT) & r_uint(vmx.RIGHTS_HIGH))
+
+
+def access_rights(value):
+    """The other way. A segment that is not present cannot be used either, and VMX wants that said."""
+    if value & PRESENT == R0:
+        value |= r_uint(UNUSABLE)
+    return (value & r_uint(vmx.RIGHTS_LOW)) | ((value & r_uint(vmx.RIGHTS_HIGH)) << vmx.RIGHTS_SHIFT)
+
+
+def write_efer(value):
+    """LMA is the kernel's to compute; "IA-32e mode guest" must agree with it, and is kept by the processor from then on."""
+    value &= ~EFER_LMA
+    entry = hw.vmread(r_uint(vmx.ENTRY_CONTROLS)) & ~r_uint(vmx.ENTRY_CONTROL_GUEST_64)
+    if value & EFER_LME != R0 and hw.vmread(r_uint(vmx.GUEST_CR0)) & CR0_PG != R0:
+        value |= EFER_LMA
+        entry |= r_uint(vmx.ENTRY_CONTROL_GUEST_64)
+    hw.vmwrite(r_uint(vmx.GUEST_EFER), value)
+    hw.vmwrite(r_uint(vmx.ENTRY_CONTROLS), entry)
+
+
+def in_64_bit_code():
+    return (hw.vmread(r_uint(vmx.GUEST_EFER)) & EFER_LMA != R0 and
+            attributes(hw.vmread(r_uint(vmx.GUEST_CS_ATTRIBUTES))) & CS_LONG != R0)
+
+
+def retry_cr0(value):
+    """Let the guest believe in the kernel's bits of `value` and execute the instruction again. It does not exit then, and
+    the processor itself does what belongs to the other bits: its checks, LMA, and loading PDPTEs, which the kernel could not
+    do, because it maps no guest memory. False: #GP, for combinations that the processor no longer sees or must not half do.
+    Source: SDM, "Instructions That Cause VM Exits Conditionally"; Vol. 2, "MOV-Move to/from Control Registers"."""
+    if value > LOW32 or (value & CR0_NW != R0 and value & CR0_CD == R0):
+        return False
+    if value & CR0_PG != R0 and value & CR0_PE == R0:
+        return False
+    if value & CR0_PG == R0 and in_64_bit_code():
+        return False
+    hw.vmwrite(r_uint(vmx.CR0_SHADOW), value)
+    return True
+
+
+def retry_cr4(value):
+    """Likewise; of the kernel's bits, guests may change MCE alone."""
+    if value & setup.cr4_mask & ~r_uint(bits.CR4_MCE) != R0:
+        return False
+    hw.vmwrite(r_uint(vmx.CR4_SHADOW), value)
+    return True
+
+
+def move_cr8(vcpu, access, index):
+    """The guest's own task priority. The real one is the local APIC's, which is the kernel's."""
+    if access == r_uint(vmx.ACCESS_TO):
+        value = vmx_exit.register(vcpu, index)
+        if value > r_uint(15):
+            return False
+        memory.store64(vcpu.area + CR8, value)
+    else:
+        vmx_exit.set_register(vcpu, index, memory.load64(vcpu.area + CR8))
+    vmx_exit.advance(vcpu)
+    return True
