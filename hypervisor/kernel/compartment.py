@@ -1,13 +1,14 @@
 """Compartments: who owns frames. Each has one task and, if it is a VM, a nested address space and vCPUs."""
 from rpython.rlib.rarithmetic import intmask, r_uint
 
+from hypervisor.hw.audit import publish_root
 from hypervisor.kernel import limit
 from hypervisor.kernel.arena import Account, arena
 from hypervisor.kernel.frames import FIRST_COMPARTMENT
 from hypervisor.kernel.paging import Space
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import NEVER, NOT_BLOCKED, Task
-from hypervisor.spec import call, ending, status
+from hypervisor.spec import audit, call, ending, status
 from hypervisor.spec import exit as kinds
 
 R0 = r_uint(0)
@@ -91,6 +92,12 @@ class Compartment(Account):
         self.signals |= r_uint(1) << slot
         self.task.signalled()
 
+    def publish(self):
+        """Tell an auditor outside which roots this compartment has."""
+        number = r_uint(self.number)
+        publish_root(number * 2, r_uint(audit.KIND_TASK), number, self.space.root)
+        publish_root(number * 2 + 1, r_uint(audit.KIND_NESTED), number, self.nested.root)
+
     def stop(self, how, detail):
         """End it: nothing of it runs again, its kernel pages are free, its creator is told. Its frames stay its own until
         the creator takes them."""
@@ -109,6 +116,7 @@ class Compartment(Account):
             n += 1
         self.space.close()
         self.nested.close()
+        self.publish()
         self.free_pages()
         if self.creator is not None:
             self.creator.signal(self.creator_slot)
@@ -178,5 +186,6 @@ class Compartment(Account):
         return None
 
 
+assert 2 * limit.COMPARTMENTS < audit.RECORDS
 compartments = [Compartment(n) for n in range(limit.COMPARTMENTS)]
 manager = compartments[0]

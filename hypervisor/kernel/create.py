@@ -73,6 +73,7 @@ def open_task(compartment):
     code = compartment.space.open(compartment, TASK_TABLE)
     if code != status.OK:
         return code
+    compartment.publish()
     code = map_entry_pages(compartment)
     if code != status.OK:
         return code
@@ -131,6 +132,7 @@ def open_vcpu(vcpu, compartment):
         code = compartment.nested.open(compartment, switcher.vendor.table_bits())
         if code != status.OK:
             return code
+        compartment.publish()
     private = compartment.take_page()
     vcpu.page_hpa = compartment.take_page()
     if private == R0 or vcpu.page_hpa == R0:

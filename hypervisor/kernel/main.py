@@ -2,6 +2,7 @@
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu, image
+from hypervisor.hw.audit import publish_root
 from hypervisor.hw.heap import seal_heap
 from hypervisor.kernel import loop, panic, serial
 from hypervisor.kernel.first import load_manager, relocate_manager, vendor_number
@@ -13,11 +14,13 @@ from hypervisor.kernel.state import features
 from hypervisor.kernel.svm import Svm
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.timer import timer
-from hypervisor.spec import boot, refusal, status
+from hypervisor.kernel.vmx import Vmx
+from hypervisor.spec import audit, boot, refusal, status
 from hypervisor.spec import cpu as bits
 
 R0 = r_uint(0)
 svm = Svm()
+vmx = Vmx()
 
 
 def kernel_start(magic, information):
@@ -52,6 +55,7 @@ def start(magic, information):
         return code
     protect()
     features.open()
+    publish_root(r_uint(audit.RECORDS - 1), r_uint(audit.KIND_KERNEL), R0, root.root)
     image.set_kernel_root(root.root)
     inventory.relocate()
     relocate_manager()
@@ -66,6 +70,10 @@ def start(magic, information):
 
 
 def choose_vendor():
+    """Intel's, unless the processor has no VMX; what else may be missing of either is for `probe` to say."""
+    if vmx.probe() != refusal.NO_VENDOR:
+        vendor_number.value = boot.VENDOR_INTEL
+        return vmx
     vendor_number.value = boot.VENDOR_AMD
     return svm
 

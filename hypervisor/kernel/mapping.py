@@ -102,6 +102,7 @@ def enter(target, hpa, address, large, rights):
             code = target.nested.open(target, switcher.vendor.table_bits())
             if code != status.OK:
                 return code
+            target.publish()
         return target.nested.map(target, address, hpa, switcher.vendor.leaf_bits(plain, large), level)
     return target.space.map(target, address, hpa, task_leaf(plain, large), level)
 

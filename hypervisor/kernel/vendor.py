@@ -1,9 +1,15 @@
 """What a processor vendor's file must do. Vendor words end behind this interface.
 
 One instance of Svm or Vmx is chosen at boot and never changes. Methods that run between an exit and the next entry
-allocate nothing and raise nothing.
+allocate nothing and raise nothing. Nothing here is ever run: what stands in these bodies only gives the types, because an
+exception in them would count as one that the exit path may raise.
 """
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.spec import status
+
 PROBE_OK = 0
+R0 = r_uint(0)
 
 
 class Vendor(object):
@@ -19,11 +25,11 @@ class Vendor(object):
 
     def leaf_bits(self, rights, large):
         """The low and high bits of a nested page-table entry that maps a page with `rights` (spec.call READ..)."""
-        raise NotImplementedError
+        return R0
 
     def table_bits(self):
         """The bits of a nested page-table entry that points to a table."""
-        raise NotImplementedError
+        return R0
 
     def create(self, vcpu):
         """Make the control block of a vCPU, in the architectural reset state. Returns a status (OK or NO_MEMORY).
@@ -31,7 +37,7 @@ class Vendor(object):
         vcpu.compartment.nested.root is the nested root, vcpu.compartment.tag the ASID or VPID (1 to MAX_COMPARTMENTS).
         Pages come from vcpu.compartment.take_page() (hpa, zeroed; 0: none left); arena.hva(hpa) is their address.
         """
-        raise NotImplementedError
+        return status.OK
 
     def run(self, vcpu):
         """Enter the guest; return when it has exited, with the exit decoded in the vcpu's exit_* fields.
@@ -41,33 +47,27 @@ class Vendor(object):
         dropped first and the flag is cleared. An interrupt that was being delivered when the exit came is
         delivered again at the next entry.
         """
-        raise NotImplementedError
 
     def advance(self, vcpu):
         """Step over the instruction of the exit (exit_length bytes), and end an interrupt shadow."""
-        raise NotImplementedError
 
     def get(self, vcpu, field):
         """A state field (hypervisor/spec/state.py), as in the vCPU page. Unsigned."""
-        raise NotImplementedError
+        return R0
 
     def set(self, vcpu, field, value):
         """Set a state field. The caller has checked CR0, CR4 and EFER (kernel/answer.py); what the processor must have
         besides (EFER.SVME, CR4.VMXE, ...) is added here and taken away again by `get`."""
-        raise NotImplementedError
 
     def inject(self, vcpu, vector, error):
         """Queue exception `vector` (with `error` where the vector has one) for the next entry."""
-        raise NotImplementedError
 
     def switch(self, old, new):
         """Another vCPU will run on this core: keep for `old` (may be None) and load for `new` what `run` leaves live."""
-        raise NotImplementedError
 
     def explain(self, vcpu):
         """After ENTRY_FAILED: the number of the broken rule in hypervisor/spec/entry.py, 0 if no rule tells."""
         return 0
-
 
     def control(self, vcpu):
         """Finish a CONTROL exit. Returns True when done and stepped over, False when the guest shall get #GP(0)."""

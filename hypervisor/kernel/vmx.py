@@ -119,6 +119,8 @@ class Vmx(Vendor):
         how = HOW[field]
         if how == PLAIN:
             hw.vmwrite(r_uint(ENCODINGS[field]), value)
+            if field == fields.RIP:
+                vmx_exit.end_shadow()       # whoever moves RIP has executed an instruction
         elif how == RIGHTS:
             hw.vmwrite(r_uint(ENCODINGS[field]), access_rights(value))
         elif field == fields.CR0:

@@ -3,7 +3,7 @@
 Source: Intel SDM Vol. 3C, "VM Exits", "Recording VM-Exit Information and Updating VM-Entry Control Fields"; appendix "VMX Basic
 Exit Reasons".
 """
-from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
@@ -31,7 +31,7 @@ def decode(vcpu):
     if reason >= r_uint(vmx.REASON_COUNT):
         decode_strange(vcpu, reason)
         return
-    kind = KIND[int(reason)]
+    kind = KIND[intmask(reason)]
     vcpu.exit_kind = kind
     if kind == kinds.INTERRUPT:
         vcpu.exit_value = hw.vmread(r_uint(vmx.EXIT_INTERRUPTION_INFO)) & r_uint(0xff)
@@ -88,7 +88,7 @@ def decode_io(vcpu):
     vcpu.exit_selector = (qualification >> 16) & r_uint(0xffff)
     vcpu.exit_size = size
     vcpu.exit_flags = flags
-    vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * int(size)))
+    vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * intmask(size)))
 
 
 def decode_memory(vcpu):

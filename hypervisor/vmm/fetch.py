@@ -23,21 +23,26 @@ class Fetcher(object):
         """Fill `code`. Returns why it has not all MOST_BYTES: OK (it has), FAULT or NO_CODE."""
         self.code.clear()
         while self.code.count < MOST_BYTES:
-            outcome = self._byte()
+            outcome = self._piece()
             if outcome != OK:
                 return outcome
         return OK
 
-    def _byte(self):
-        """One byte at a time: slow, but each may be the one beyond a limit, a page or the memory."""
-        start = self.context.rip + r_uint(self.code.count)
-        if self.context.mode == 16:
+    def _piece(self):
+        """What is wanted of one page; one byte of it when a limit is near."""
+        context, operand, have = self.context, self.operand, self.code.count
+        start = context.rip + r_uint(have)
+        if context.mode == 16:
             start &= mask(2)
-        elif self.context.mode == 32:
+        elif context.mode == 32:
             start &= mask(4)
-        if self.operand.locate(v.CS, start, 1, ACCESS_EXECUTE) == FAULT:
-            return FAULT
-        if not self.operand.in_ram():
+        count = MOST_BYTES - have
+        if operand.locate(v.CS, start, count, ACCESS_EXECUTE) == FAULT or operand.first_count < count:
+            count = 1
+            if operand.locate(v.CS, start, 1, ACCESS_EXECUTE) == FAULT:
+                return FAULT
+        if not operand.in_ram():
             return NO_CODE
-        self.code.add(intmask(self.operand.load_byte(0)))
+        for n in range(count):
+            self.code.add(intmask(operand.load_byte(n)))
         return OK

@@ -154,6 +154,15 @@ GUESTS = [
         # Seen to fail: a PC's video memory and ROMs are not unclaimed.
         Run("unclaimed=0", bulkhead=False, status=1, expect=[r"^physsweeper: .* [1-9]\d* not unclaimed"]),
     ]),
+    _guest("mmioforms", 64, "touches unclaimed memory with many instructions", [
+        Run(bare=False, expect=[r"^mmioforms: plain moves", r"^mmioforms: \d+ forms, 0 errors$"]),
+        # A hypervisor need not know every instruction: it may stop the VM with a sentence.
+        Run("more=1", bare=False, status=ANY, expect=[r"^mmioforms: plain moves"], reject=[r" instead of "]),
+        Run("more=1 unclaimed=0", bulkhead=False, expect=[r"^mmioforms: vectors$", r"^mmioforms: 4\d forms, 0 errors$"]),
+        # QEMU's VGA reads ones there until it is set up. And seen to fail:
+        Run("more=1 at=0xa0000", status=ANY, expect=[r"^mmioforms: plain moves"], reject=[r" instead of "]),
+        Run("at=0xa0000 unclaimed=0", bulkhead=False, status=1, expect=[r"^mmioforms: movq .* instead of "]),
+    ]),
     _guest("faultmaker", 64, "provokes each exception", [
         Run(expect=[r"^#DE division by zero: ok$", r"^faultmaker: (2[89]|3[0-3]) right, [0-2] not raised, [0-3] deviant, 0 wrong$"],
             reject=[r"^#(?!AC|XM).*not raised"]),

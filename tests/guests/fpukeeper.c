@@ -59,7 +59,7 @@ static struct plain {
     { "DR2", DR2, 0, CANONICAL, 0, 0, 0 },
     { "DR3", DR3, 0, CANONICAL, 0, 0, 0 },
     { "DR6", DR6, 0, 15, 0xffff0ff0, 0, 0 },
-    { "DR7", DR7, 0, 0x55550000, 0x400, 0, 0 },        /* nothing enabled; no reserved R/W or LEN */
+    { "DR7", DR7, 0, 0x11110000, 0x400, 0, 0 },        /* nothing enabled; R/W 00 or 01, LEN 00 */
     { "XCR0", XCR0, 0, 0, 0, 0, 0 },
 };
 enum { PLAIN = sizeof plain / sizeof plain[0], CPUID_RDTSCP = 1 << 27, MSR_TSC_AUX = 0xc0000103 };

@@ -13,38 +13,38 @@
 #include "trap.h"
 
 #define GIB (1ull << 30)
-#define WITNESS 0x0123456789abcdefull
+#define WITNESS 0x01234567
 
 extern u64 pml4[512];
 static u64 window_pdpt[512] __attribute__((aligned(4096)));
 static u64 window_directory[512] __attribute__((aligned(4096)));
-static volatile u64 witness = WITNESS;
-static u64 unclaimed, probes, answers, kept, ram_pages;
+static volatile u32 witness = WITNESS;
+static u32 unclaimed, probes, answers, kept, ram_pages;
 
 /* Virtual 512 GiB onwards is a window of 2 MiB, moved to where we want to look. */
-static volatile u64 *look_at(u64 gpa)
+static volatile u32 *look_at(u64 gpa)
 {
     const u64 window = 512 * GIB;
     pml4[1] = (word)window_pdpt | PAGE_P | PAGE_W;
     window_pdpt[0] = (word)window_directory | PAGE_P | PAGE_W;
     window_directory[0] = (gpa & ~0x1fffffull) | PAGE_P | PAGE_W | PAGE_PS;
     asm volatile("invlpg (%0)" :: "r"(window) : "memory");
-    return (volatile u64 *)(window + (gpa & 0x1fffff));
+    return (volatile u32 *)(window + (gpa & 0x1fffff));
 }
 
 /* 1 when the loader's map claims the address for anything (RAM, but also a PC's firmware). */
 static int claimed(u64 gpa)
 {
     for (struct multiboot_mmap *m = mmap_first(); mmap_more(m); m = mmap_next(m))
-        if (gpa < m->base + m->length && gpa + 8 > m->base)
+        if (gpa < m->base + m->length && gpa + 4 > m->base)
             return 1;
     return 0;
 }
 
 static void probe(u64 gpa)
 {
-    u64 before, after;
-    volatile u64 *at;
+    u32 before, after;
+    volatile u32 *at;
     if (claimed(gpa)) {
         ram_pages++;
         return;
@@ -52,12 +52,12 @@ static void probe(u64 gpa)
     at = look_at(gpa);
     probes++;
     before = *at;
-    *at = ~unclaimed ^ gpa;
+    *at = ~unclaimed ^ (u32)gpa ^ 0x5a;
     after = *at;
     if (before != unclaimed && answers++ < 8)
-        print("%012llx reads %llx\n", gpa, before);
+        print("%012llx reads %x\n", gpa, before);
     if (after != before && kept++ < 8)
-        print("%012llx keeps what is written: %llx\n", gpa, after);
+        print("%012llx keeps what is written: %x\n", gpa, after);
 }
 
 static u32 physical_width(void)
@@ -72,14 +72,14 @@ static void sweep_gibs(u32 width)
         step *= 2;
     for (u64 gib = 4; gib < count; gib = gib < step ? gib * 2 : gib + step)
         probe(gib * GIB);
-    probe(count * GIB - 8);                        /* the last eight bytes there can be */
+    probe(count * GIB - 4);                        /* the last bytes there can be */
 }
 
 int main(void)
 {
     word pc = option("pc", 0);
     u32 width = physical_width();
-    unclaimed = option("unclaimed", 0xff) * 0x0101010101010101ull;
+    unclaimed = option("unclaimed", 0xff) * 0x01010101u;
     if (!(info()->flags & INFO_MMAP)) {
         print("physsweeper: no memory map\n");
         return 1;
@@ -94,7 +94,7 @@ int main(void)
         probe(gpa);
     if (witness != WITNESS)
         print("physsweeper: our own memory changed\n");
-    print("physsweeper: %llu probes, %llu not unclaimed, %llu kept a write, %llu in RAM\n",
+    print("physsweeper: %u probes, %u not unclaimed, %u kept a write, %u in RAM\n",
           probes, answers, kept, ram_pages);
     return answers || kept || witness != WITNESS;
 }

@@ -24,14 +24,17 @@ work:   {body}
         ret
         .section .rodata, "a"
         .quad 1
+        .skip 4096              # parts of different sizes: two swapped counts must not look right
         .data
         .quad 2
+        .skip 8192
         .bss
-        .skip 8
+        .skip 12289
         .section .note.GNU-stack, "", @progbits
 '''
 
-WRITABLE_CODE = 'PHDRS { all PT_LOAD FLAGS(7); }\nSECTIONS { . = 0x400000; .text : { *(.text*) } :all .data : { *(.data) *(.bss) *(.rodata) } }'
+WRITABLE_CODE = ('PHDRS { all PT_LOAD FLAGS(7); }\n'
+                 'SECTIONS { . = 0x400000; .text : { *(.text*) } :all .data : { *(.data) *(.bss) *(.rodata) } }')
 SHARED_PAGE = ('PHDRS { text PT_LOAD FLAGS(5); data PT_LOAD FLAGS(6); }\n'
                'SECTIONS { . = 0x400000; .text : { *(.text*) } :text .data : { *(.data) *(.bss) *(.rodata) } :data }')
 WRONG_SEGMENT = ('PHDRS { text PT_LOAD FLAGS(4); }\n'
@@ -78,7 +81,8 @@ def test_state_switching_is_the_kernels_alone(tmp_path, body):
     assert any('work at 0x' in text for text in elfcheck.check(elf, 3))
 
 
-@pytest.mark.parametrize('body', ['pause', 'mfence', 'rep movsb', 'lock cmpxchg %rax, (%rdi)', 'xgetbv', 'popcnt %rax, %rax', 'prefetcht0 (%rax)'])
+@pytest.mark.parametrize('body', ['pause', 'mfence', 'rep movsb', 'lock cmpxchg %rax, (%rdi)', 'xgetbv',
+                                  'popcnt %rax, %rax', 'prefetcht0 (%rax)'])
 def test_plain_instruction_is_not_mistaken(tmp_path, body):
     assert elfcheck.check(linked(tmp_path, body), 3) == []
 
@@ -137,4 +141,4 @@ def test_image_is_the_file_parts_in_order(tmp_path):
     sizes = [words[f'{part}_BYTES'] for part in ('HEADER', 'TEXT', 'RODATA', 'DATA')]
     assert len(image) == sum(sizes)
     assert image[sum(sizes[:2])] == 1 and image[sum(sizes[:3])] == 2        # the .quads of .rodata and .data
-    assert words['BSS_BYTES'] == 4096
+    assert [words[f'{part}_BYTES'] // 4096 for part in ('TEXT', 'RODATA', 'DATA', 'BSS')] == [1, 2, 3, 4]

@@ -8,6 +8,7 @@ from rpython.rtyper.lltypesystem import lltype
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, 'tools', 'build'))
 
+import callgraph                                    # noqa: E402
 import proofs                                       # noqa: E402
 import translate                                    # noqa: E402
 from tests.unit.samples import exit_paths           # noqa: E402
@@ -46,6 +47,7 @@ def test_lawful_exit_path_passes(name):
     ('makes_object', 'makes_object'),
     ('formats', 'formats'),
     ('calls_family', 'family allocates'),
+    ('calls_through_table', 'table allocates'),
     ('hides_in_helper', 'allocating_helper'),
     ('mallocs_raw', 'mallocs_raw'),
 ])
@@ -57,6 +59,13 @@ def test_allocation_on_exit_path_is_found_with_its_line(name, mark):
 @pytest.mark.parametrize('name', ['appends', 'makes_object', 'formats', 'calls_family', 'hides_in_helper', 'mallocs_raw'])
 def test_the_same_allocation_off_the_exit_path_passes(name):
     assert findings(getattr(exit_paths, name), exit_path=[]) == []
+
+
+def test_calls_through_a_table_are_really_tested():
+    """The samples with a large family compile to an indirect call: a smaller one would be a switch."""
+    translator = translate.optimised_translator(Target(exit_paths.calls_through_table).ENTRY_POINTS)
+    graph, = callgraph.graphs_of(translator, exit_paths.calls_through_table)
+    assert 'indirect_call' in [operation.opname for operation, _ in callgraph.operations(graph)]
 
 
 def test_chain_names_every_function_on_the_way():
@@ -72,6 +81,7 @@ def test_chain_names_every_function_on_the_way():
     ('handles_only_the_subclass', 'Refused', 'raising_helper'),
     ('raises_again', 'Refused', 'raising_helper'),
     ('raises_from_family', 'Refused', 'family raises'),
+    ('raises_through_table', 'Refused', 'table raises'),
     ('overflows', 'OverflowError', 'overflows'),
 ])
 def test_exception_leaving_the_exit_path_is_found_with_its_line(name, exception, mark):
@@ -84,7 +94,8 @@ def test_key_error_of_a_dict_is_found():
     assert any(text.startswith('KeyError may leave looks_up') for text in findings(exit_paths.looks_up))
 
 
-@pytest.mark.parametrize('name, mark', [('recurses', 'recurses'), ('recurses_in_family', 'family recurses')])
+@pytest.mark.parametrize('name, mark', [('recurses', 'recurses'), ('recurses_in_family', 'family recurses'),
+                                        ('recurses_through_table', 'table recurses')])
 def test_recursion_on_exit_path_is_found_with_its_line(name, mark):
     found = findings(getattr(exit_paths, name))
     assert any('calls itself' in text and line_of(mark) + ' ' in text for text in found), found

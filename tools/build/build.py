@@ -226,13 +226,22 @@ def build_all(builder, programs, jobs):
     return failures
 
 
+def take(lock):
+    """Wait until no other build writes to the same folder."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print('build: another build is running: waiting for it to end', flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
 def main():
     arguments = parse_arguments()
-    started = time.monotonic()
     out = Path(arguments.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     with open(out / '.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)       # two builds at once would write the same files
+        take(lock)
+        started = time.monotonic()
         try:
             programs = chosen_programs(arguments)
             builder = Builder(out, arguments.force, report=lambda line: print(line, flush=True))

@@ -48,7 +48,8 @@ def check(module_name, name, value, seen):
 
 def text(sections):
     """Return the header.  Values are plain hexadecimal, because the assembler and the linker know no suffix."""
-    lines = ['/* Made by tools/build/headers.py from hypervisor/spec. Do not edit. */', '#ifndef BULKHEAD_SPEC_H', '#define BULKHEAD_SPEC_H']
+    lines = ['/* Made by tools/build/headers.py from hypervisor/spec. Do not edit. */',
+             '#ifndef BULKHEAD_SPEC_H', '#define BULKHEAD_SPEC_H']
     for module_name, section in sections:
         lines += ['', f'/* {module_name} */']
         lines += [f'#define {name} {value:#x}' for name, value in section]

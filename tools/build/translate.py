@@ -9,7 +9,8 @@ declares what is translated:
     EXIT_PATH    = [function, ...]                     # from these on: no allocation, no exception out, no recursion
 
 The stock `rpython` command wraps a program in argv, GIL, threads and os; none of them exists here, so this drives the
-translator's phases itself.  OUTDIR/PROGRAM.json lists the source files that took part (relative to the root) and where RPython keeps its C headers.
+translator's phases itself.  OUTDIR/PROGRAM.json lists the source files that took part (relative to the root) and where RPython
+keeps its C headers.
 
 Exit status: 0 translated; 1 a proof failed (one message per finding); 2 the translator itself stopped.
 """

@@ -128,8 +128,7 @@ def resolve(path, folder):
 
 def _files(vm, source, n):
     files = Files()
-    if vm.vmm is not None or 'vmm' not in (config._raw(source.table, ('vm', n)) or {}):
-        files.vmm = _program(vm, source, n)
+    files.vmm = _program(vm, source, n)
     if vm.boot is None:
         return files
     boot_path = ('vm', n, 'boot')

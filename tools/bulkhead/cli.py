@@ -1,6 +1,8 @@
 """The `bulkhead` command: check, build, run. Thin: what it does is in the modules beside it."""
 import contextlib
+import os
 import shlex
+import stat
 import sys
 from enum import Enum
 from pathlib import Path
@@ -206,8 +208,6 @@ def _quiet_limit(limit, gdb):
 
 def _is_piped(file):
     """Is there something to read that is no terminal? /dev/null is not."""
-    import os
-    import stat
     try:
         mode = os.fstat(file.fileno()).st_mode
     except (OSError, ValueError):

@@ -350,18 +350,24 @@ def _remove(table, path):
 
 def _require(source, table, path):
     """Each table has the keys that it must have."""
-    raw = _raw(source.table, path)
+    raw = raw_at(source.table, path)
     for key in table.required:
-        if not isinstance(raw, dict) or key not in raw or raw[key] == []:
+        if (not isinstance(raw, dict) or key not in raw or raw[key] == []) and not _was_misspelt(key, raw, table):
             source.add(path + (key,), 'is missing', table.example[key])
     for key in type(table).model_fields:
         value = getattr(table, key)
         for index, each in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if isinstance(each, Table) and isinstance(_raw(source.table, path + (key,) + ((index,) if index is not None else ())), dict):
+            if isinstance(each, Table) and isinstance(raw_at(source.table, path + (key,) + ((index,) if index is not None else ())), dict):
                 _require(source, each, path + (key,) + ((index,) if index is not None else ()))
 
 
-def _raw(table, path):
+def _was_misspelt(key, raw, table):
+    """Does some unknown key of this table look like `key`? Then that has been said already."""
+    return any(difflib.get_close_matches(other, type(table).model_fields, 1, 0.6) == [key]
+               for other in raw or () if other not in type(table).model_fields)
+
+
+def raw_at(table, path):
     for part in path:
         try:
             table = table[part]

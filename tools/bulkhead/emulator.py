@@ -224,10 +224,10 @@ class Qemu(Emulator):
     def registers(self):
         """The paused processor's registers, by their manuals' names in lower case: cr0, cr3, cr4, efer, rip, rsp, rax, ..."""
         text = self.human('info registers')
-        found = re.findall(r'\b(R[A-Z0-9]{2}|R[89]|CR[02348]|EFER|RFL|DR[0-7]) *= *([0-9a-f]+)', text)
-        registers = {name.lower(): int(value, 16) for name, value in found}
-        if 'rfl' in registers:
-            registers['rflags'] = registers.pop('rfl')
+        found = re.findall(r'\b([RE][A-Z]{2}|R1?[0-9]|CR[02348]|EFER|DR[0-7]) *= *([0-9a-f]+)', text)
+        # Outside of 64-bit mode the general registers are shown as EAX, EIP, EFL.
+        registers = {re.sub('^e(?!fer)', 'r', name.lower()): int(value, 16) for name, value in found}
+        registers['rflags'] = registers.pop('rfl')
         return registers
 
 

@@ -26,6 +26,7 @@ class World(object):
         self.names = {1: 2}
         self.box = None
         self.devices = [Quiet(), Greedy(), Rude(), Quiet()]
+        self.handlers = [make_handler(k)() for k in range(1, 8)] + [Unlawful()]
 
 
 class Device(object):
@@ -58,6 +59,46 @@ class Rude(Device):
 
     def poke(self, n):
         return world.devices[n & 1].poke(n - 1)     # LINE family recurses
+
+
+# A family too large for a switch: its calls go through a table (operation indirect_call).
+
+class Handler(object):
+    def serve(self, n):
+        return n
+
+    def check(self, n):
+        return n
+
+    def again(self, n):
+        return n
+
+
+def make_handler(k):
+    class Plain(Handler):
+        def serve(self, n):
+            return n + k
+
+        def check(self, n):
+            return n ^ k
+
+        def again(self, n):
+            return n - k
+    return Plain
+
+
+class Unlawful(Handler):
+    def serve(self, n):
+        world.box = Box(n)          # LINE table allocates
+        return n
+
+    def check(self, n):
+        if n > 5:
+            raise REFUSED           # LINE table raises
+        return n
+
+    def again(self, n):
+        return world.handlers[n & 7].again(n - 1)   # LINE table recurses
 
 
 REFUSED = Refused()
@@ -121,6 +162,10 @@ def calls_family(n):
     return world.devices[n].read(n)     # LINE calls_family
 
 
+def calls_through_table(n):
+    return world.handlers[n & 7].serve(n)
+
+
 def hides_in_helper(n):
     return through(n)               # LINE hides_in_helper
 
@@ -176,6 +221,10 @@ def raises_from_family(n):
     return world.devices[n].write(n)
 
 
+def raises_through_table(n):
+    return world.handlers[n & 7].check(n)
+
+
 def looks_up(n):
     return world.names[n]
 
@@ -194,6 +243,10 @@ def recurses(n):
 
 def recurses_in_family(n):
     return world.devices[n].poke(n)
+
+
+def recurses_through_table(n):
+    return world.handlers[n & 7].again(n)
 
 
 def computes_half(n):

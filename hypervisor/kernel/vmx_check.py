@@ -1,0 +1,2 @@
+def broken_rule(vendor, vcpu):
+    return 0

@@ -1,0 +1,272 @@
+"""machine.toml: each mistake is named with its line, its key and what to write; all at once; never a traceback."""
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings, strategies as st
+
+from bulkhead import check, facts
+from bulkhead.mistake import Mistakes
+
+GOOD = '''\
+[box]
+memory = "64M"
+
+[[vm]]
+name = "one"
+memory = "16M"
+[vm.boot]
+kind = "multiboot"
+image = "guest"
+'''
+
+
+def multiboot(flags=0x10000, load=0x100000, load_end=0, bss_end=0, entry=None, size=100):
+    """A Multiboot 1 image with addresses, as bytes."""
+    head = struct.pack('<III', 0x1badb002, flags, -(0x1badb002 + flags) & 0xffffffff)
+    return (head + struct.pack('<IIIII', load, load, load_end, bss_end, load if entry is None else entry)).ljust(size, b'\0')
+
+
+def elf(*segments, entry=0x100000, machine=3, header=True):
+    """A 32-bit ELF image with segments (address, bytes in memory) and a multiboot header without addresses."""
+    data = bytearray(b'\x7fELF\x01\x01\x01'.ljust(16, b'\0'))
+    data += struct.pack('<HHIIIIIHHHHHH', 2, machine, 1, entry, 52, 0, 0, 52, 32, len(segments), 0, 0, 0)
+    for address, size in segments:
+        data += struct.pack('<IIIIIIII', 1, 0, address, address, 0, size, 7, 4096)
+    if header:
+        data += struct.pack('<III', 0x1badb002, 3, -(0x1badb002 + 3) & 0xffffffff)
+    return bytes(data)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / 'guest').write_bytes(multiboot())
+    (tmp_path / 'sector').write_bytes(bytes(510) + b'\x55\xaa')
+    return tmp_path
+
+
+def mistakes_in(text, folder):
+    try:
+        check.load_text(text, folder / 'box.toml')
+    except Mistakes as mistakes:
+        return mistakes.mistakes
+    return []
+
+
+def only_mistake(text, folder):
+    found = mistakes_in(text, folder)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_good_file_gives_what_it_says(folder):
+    text = GOOD + 'command_line = "a=1 b"\nmodules = [{ image = "sector", command_line = "m" }]\n'
+    machine = check.load_text(text.replace('memory = "16M"', 'memory = "16M"\nrestarts = 3\nexit_port = true'), folder / 'box.toml')
+    vm, = machine.vms
+    assert (machine.name, machine.memory, machine.cpus) == ('box', 64 << 20, 1)
+    assert (vm.name, vm.memory, vm.restarts, vm.exit_port, vm.vmm) == ('one', 16 << 20, 3, True, facts.VMM)
+    assert (vm.boot.kind, vm.boot.image, vm.boot.command_line) == ('multiboot', folder / 'guest', 'a=1 b')
+    assert vm.boot.modules == ((folder / 'sector', 'm'),)
+
+
+# What is changed in GOOD, and the one mistake that has to come: line, key, a part of the sentence, a part of what to write.
+ONE_MISTAKE = [
+    ('memory = "64M"', 'memory = "63M"', 2, 'box.memory', 'no multiple of 2M', '"62M" or "64M"'),
+    ('memory = "64M"', 'memory = 67108864', 2, 'box.memory', 'written as text', '"64M"'),
+    ('memory = "64M"', 'memory = "64 apples"', 2, 'box.memory', 'is no size', 'units: K, M, G'),
+    ('memory = "64M"', 'memory = "0M"', 2, 'box.memory', 'no multiple', '"2M"'),
+    ('memory = "64M"', 'cpus = 1', 1, 'box.memory', 'is missing', 'memory = '),
+    ('memory = "64M"', 'memory = "64M"\ncpus = 2', 3, 'box.cpus', 'not supported yet', 'cpus = 1'),
+    ('memory = "64M"', 'memory = "64M"\nname = "A B"', 3, 'box.name', "' ', 'A', 'B'", '"a-b"'),
+    ('memory = "64M"', 'memory = "18M"', 2, 'box.memory', 'too little', 'or more'),
+    ('memory = "64M"', 'memori = "64M"', 2, 'box.memori', 'no key that is known', 'memory (did you mean'),
+    ('[box]\nmemory = "64M"\n', '', 1, 'box', 'is missing', '[box]'),
+    ('[box]\nmemory = "64M"', 'box = 3', 1, 'box', 'is a table', '[box]'),
+    ('"one"', '""', 5, 'vm 1, name', 'is empty', 'a-z'),
+    ('"one"', '"%s"' % ('x' * 32), 5, 'vm 1, name', '32 bytes long', 'at most 31'),
+    ('"one"', '"caf\u00e9"', 5, 'vm 1, name', "'\u00e9'", '"caf"'),
+    ('"one"', '"a\\u0000"', 5, 'vm 1, name', "'\\x00'", '"a"'),
+    ('"one"', '7', 5, 'vm 1, name', 'is text', '"left"'),
+    ('name = "one"\n', '', 4, 'vm 1, name', 'is missing', 'name = '),
+    ('memory = "16M"', 'memory = "4G"', 6, 'vm "one", memory', 'more than a VM may have', '"3G"'),
+    ('memory = "16M"', 'memory = "-2M"', 6, 'vm "one", memory', 'is no size', ''),
+    ('memory = "16M"', 'memory = "16M"\ncpus = 2', 7, 'vm "one", cpus', '2 processors are not supported yet', 'cpus = 1'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = true', 7, 'vm "one", cpus', 'number of processors', 'cpus = 1'),
+    ('memory = "16M"', 'memory = "16M"\nrestarts = -1', 7, 'vm "one", restarts', 'how often', 'from 0'),
+    ('memory = "16M"', 'memory = "16M"\nexit_port = 1', 7, 'vm "one", exit_port', 'true or false', 'exit_port = true'),
+    ('memory = "16M"', 'memory = "16M"\nvmm = "nix"', 7, 'vm "one", vmm', "no file 'nix'", ''),
+    ('memory = "16M"', 'memory = "16M"\nvmm = "guest"', 7, 'vm "one", vmm', 'no Bulkhead program', 'NAME.bin'),
+    ('memory = "16M"', 'memory = "16M"\nload = 3', 7, 'vm "one", load', 'no key', 'load in [vm.boot]'),
+    ('memory = "16M"', 'memory = "16M"\nvolume = 3', 7, 'vm "one", volume', 'no key', 'one of name, memory'),
+    ('[[vm]]', '[vm]', 4, 'vm', 'list of VMs', '[[vm]]'),
+    ('"multiboot"', '"multiboat"', 8, 'vm "one", boot.kind', 'no kind of image', '"multiboot" or "flat"'),
+    ('kind = "multiboot"', '', 7, 'vm "one", boot.kind', 'is missing', 'kind ='),
+    ('"guest"', '"gast"', 9, 'vm "one", boot.image', "no file 'gast'", '"guest" (did you mean'),
+    ('"guest"', '"."', 9, 'vm "one", boot.image', 'is a folder', 'a file'),
+    ('"guest"', '""', 9, 'vm "one", boot.image', 'is no path', ''),
+    ('"guest"', '"@guests/no-such-guest-anywhere"', 9, 'vm "one", boot.image', 'no file', '`make` builds'),
+    ('"guest"', '"guest"\nvmm = "x"', 10, 'vm "one", boot.vmm', 'no key', 'vmm in [[vm]]'),
+    ('"guest"', '"guest"\nload = 0x7c00', 10, 'vm "one", boot.load', 'for flat images', 'no load'),
+    ('"guest"', '"guest"\ncommand_line = "%s"' % ('x' * 1025), 10, 'vm "one", boot.command_line', '1025 bytes', '1024'),
+    ('"guest"', '"guest"\ncommand_line = "a\\nb"', 10, 'vm "one", boot.command_line', 'control character', 'one line'),
+    ('"guest"', '"guest"\nmodules = 3', 10, 'vm "one", boot.modules', 'is a list', 'modules = [{'),
+    ('"guest"', '"guest"\nmodules = ["guest"]', 10, 'vm "one", boot.modules 1', 'is a table', 'modules = [{'),
+    ('"guest"', '"guest"\nmodules = [\n{}]', 11, 'vm "one", boot.modules 1.image', 'is missing', 'image ='),
+    ('"guest"', '"guest"\nmodules = [%s]' % ', '.join(['{image="guest"}'] * 5), 10, 'vm "one", boot.modules 5', 'one module too many', '4'),
+    ('"guest"', '"sector"', 9, 'vm "one", boot.image', 'boot sector', 'kind = "flat"'),
+    ('"multiboot"\nimage = "guest"', '"flat"\nimage = "sector"\nload = 0x10000', 10, 'vm "one", boot.load', 'below 64 KiB', '0x7c00'),
+    ('"multiboot"\nimage = "guest"', '"flat"\nimage = "sector"\nload = "7c00"', 10, 'vm "one", boot.load', 'is a number', '0x7c00'),
+    ('"multiboot"\nimage = "guest"', '"flat"\nimage = "sector"\nmodules = [{image="guest"}]', 10, 'vm "one", boot.modules', 'flat', 'kind = '),
+    (GOOD, GOOD + '[[vm]]\nname = "one"\nmemory = "2M"\nboot = {kind="flat", image="sector"}', 11, 'vm "one", name', 'line 5', 'another'),
+    (GOOD, GOOD + '[[vm]]\n', 10, 'vm 2, boot', 'is missing', 'vm.boot'),
+    (GOOD, GOOD + 'image = "guest"\n', 10, '', 'no TOML here, column', ''),
+    (GOOD, GOOD + 'x = "\n', 10, '', 'no TOML here', ''),
+    (GOOD, GOOD + 'a = [', 10, '', 'no TOML here', ''),
+]
+
+
+@pytest.mark.parametrize('old, new, line, key, what, write', ONE_MISTAKE, ids=lambda value: None)
+def test_mistake_names_line_key_and_remedy(folder, old, new, line, key, what, write):
+    assert old in GOOD
+    found = [m for m in mistakes_in(GOOD.replace(old, new, 1), folder) if (m.line, m.key) == (line, key)]
+    assert len(found) == 1, mistakes_in(GOOD.replace(old, new, 1), folder)
+    assert what in found[0].what and write in found[0].write
+
+
+@pytest.mark.parametrize('old, new', [(case[0], case[1]) for case in ONE_MISTAKE if case[1] != GOOD + '[[vm]]\n'], ids=lambda value: None)
+def test_one_mistake_is_told_once(folder, old, new):
+    """No mistake drags others along (an empty [[vm]] has three: name, memory, boot)."""
+    only_mistake(GOOD.replace(old, new, 1), folder)
+
+
+def test_all_mistakes_come_at_once_in_order_of_lines(folder):
+    text = GOOD.replace('64M', '63M').replace('"one"', '"One"').replace('"multiboot"', '"x"').replace('"guest"', '"gone"')
+    assert [mistake.line for mistake in mistakes_in(text, folder)] == [2, 5, 8, 9]
+
+
+def test_too_many_vms_and_modules_are_told(folder):
+    vms = ''.join('[[vm]]\nname = "v%d"\nmemory = "2M"\n[vm.boot]\nkind = "multiboot"\nimage = "guest"\nmodules = [%s]\n'
+                  % (n, ', '.join(['{image="guest"}'] * 4)) for n in range(9))
+    found = mistakes_in('[box]\nmemory = "64M"\n' + vms, folder)
+    assert any(m.line == 59 and 'one VM too many' in m.what for m in found), found
+    assert any('needs 48 boot modules' in m.what for m in found), found
+
+
+def test_strings_of_one_vm_have_to_fit_its_boot_page(folder):
+    long = 'x' * 1000
+    text = GOOD + 'command_line = "%s"\nmodules = [%s]\n' % (long, ', '.join(['{image="guest", command_line="%s"}' % long] * 3))
+    assert 'take 4008 bytes together' in only_mistake(text, folder).what
+    fits = GOOD + 'command_line = "%s"\nmodules = [%s]\n' % (long, ', '.join(['{image="guest", command_line="%s"}' % long] * 2))
+    assert mistakes_in(fits, folder) == []
+
+
+IMAGES = [
+    (b'', 'is empty'),
+    (bytes(9000), 'no multiboot image'),
+    (bytes(8192) + multiboot(), 'no multiboot image'),
+    (struct.pack('<QI', 0, 0xe85250d6) .ljust(64, b'\0'), 'multiboot2 header but no Multiboot 1'),
+    (b'\x7fELF'.ljust(200, b'\0'), 'ELF file, but no Multiboot 1 header'),
+    (bytes(0x202) + b'HdrS' + bytes(100), 'Linux kernel'),
+    (multiboot(flags=0x10004), 'not offered (flags 0x4)'),
+    (multiboot(load=0xff0000, size=0x11000), "leaves the VM's memory of 16M"),
+    (multiboot(bss_end=0x2000000), "leaves the VM's memory"),
+    (multiboot(load_end=0x200000), 'more than the file holds'),
+    (multiboot(entry=0), 'entry point 0x0'),
+    (multiboot(load=0x9fff0), 'overlaps 0xa0000 to 0xfffff'),
+    (multiboot()[:31], 'cut off'),
+    (multiboot(flags=3), 'no ELF file'),
+    (elf((0x100000, 4096), (0x100800, 4096)), 'segment 2 (0x100800 to 0x101800) overlaps its segment 1'),
+    (elf((0x100000, 16 << 20)), "leaves the VM's memory"),
+    (elf((0x100000, 4096), entry=5), 'entry point 0x5'),
+    (elf((0x100000, 4096), machine=40), 'little-endian'),
+    (elf((0x100000, 0)), 'nothing to load'),
+    (elf(), 'program headers are missing'),
+]
+
+
+@pytest.mark.parametrize('data, what', IMAGES, ids=[what for _, what in IMAGES])
+def test_image_that_cannot_be_booted_is_told(folder, data, what):
+    (folder / 'guest').write_bytes(data)
+    mistake = only_mistake(GOOD, folder)
+    assert (mistake.line, mistake.key) == (9, 'vm "one", boot.image') and what in mistake.what
+
+
+@pytest.mark.parametrize('data', [multiboot(), elf((0x100000, 4096), (0x101000, 64)), multiboot(load_end=0x100040, bss_end=0x300000)])
+def test_image_that_can_be_booted_is_accepted(folder, data):
+    (folder / 'guest').write_bytes(data)
+    assert mistakes_in(GOOD, folder) == []
+
+
+def test_image_that_fills_the_memory_exactly_is_accepted(folder):
+    (folder / 'guest').write_bytes(multiboot(bss_end=16 << 20))
+    assert mistakes_in(GOOD, folder) == []
+    (folder / 'guest').write_bytes(multiboot(bss_end=(16 << 20) + 1))
+    assert len(mistakes_in(GOOD, folder)) == 1
+
+
+def test_memory_above_the_hole_is_not_one_stretch(folder):
+    vms = ''.join('[[vm]]\nname = "v%d"\nmemory = "1536M"\nboot = { kind = "multiboot", image = "guest" }\n' % n for n in range(3))
+    assert 'no stretch of 1536M' in only_mistake('[box]\nmemory = "5G"\n' + vms, folder).what
+    assert mistakes_in('[box]\nmemory = "8G"\n' + vms, folder) == []
+
+
+@pytest.mark.parametrize('write, what', [
+    (lambda path: None, 'no such file'),
+    (lambda path: path.mkdir(), 'is a folder'),
+    (lambda path: path.write_bytes(b'a = 1\nb = "\xff"'), 'not UTF-8'),
+    (lambda path: path.write_bytes(b'#' * (1 << 20) + b'x'), 'larger than 1M'),
+    (lambda path: path.write_bytes(b''), 'is missing'),
+    (lambda path: path.write_bytes(b'a=' + b'[' * 50000), 'too deeply'),
+])
+def test_file_that_is_none_is_told(tmp_path, write, what):
+    path = tmp_path / 'box.toml'
+    write(path)
+    with pytest.raises(Mistakes) as caught:
+        check.load(path)
+    assert what in str(caught.value)
+
+
+def test_example_boxes_have_no_mistakes():
+    boxes = sorted((facts.ROOT / 'machines').glob('*.toml'))
+    assert boxes
+    for path in boxes:
+        check.load(path)
+
+
+WORDS = st.sampled_from(['box', 'vm', 'boot', 'name', 'memory', 'cpus', 'modules', 'image', 'kind', 'load', 'x', 'vmm', 'restarts'])
+VALUES = st.recursive(
+    st.none() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.booleans() | st.sampled_from(['16M', 'guest', 'a', '', 'flat', '..', '@']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12)
+
+
+def written(value):
+    if isinstance(value, dict):
+        return '{%s}' % ', '.join('%s = %s' % (key, written(each)) for key, each in value.items())
+    if isinstance(value, list):
+        return '[%s]' % ', '.join(written(each) for each in value)
+    if value is None:
+        return '1979-05-27'
+    return '"%s"' % value if isinstance(value, str) else str(value).lower() if not isinstance(value, float) else '%e' % value
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(WORDS, VALUES, max_size=5))
+@example({'vm': {'boot': {'modules': [1, [], {}]}}})
+@example({'box': {'memory': '16M'}, 'vm': [{'name': 'a', 'memory': '2M', 'boot': {'kind': ['flat'], 'image': '@'}}]})
+@example({'vm': [[]]})
+def test_no_table_leads_to_a_traceback(table):
+    text = '\n'.join('%s = %s' % (key, written(value)) for key, value in table.items())
+    for mistake in mistakes_in(text, Path('/nowhere')):
+        assert mistake.line >= 1 and mistake.what and '\n' not in mistake.what
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200).map(lambda tail: multiboot()[:32] + tail) | st.binary(max_size=300) |
+       st.tuples(st.integers(0, 150), st.binary(min_size=1, max_size=8)).map(
+           lambda edit: elf((0x100000, 4096), (0x200000, 64))[:edit[0]] + edit[1] + elf((0x100000, 4096), (0x200000, 64))[edit[0]:]))
+def test_no_image_leads_to_a_traceback(data):
+    from bulkhead import image
+    try:
+        image.check_ranges(image.multiboot_ranges(data), 16 << 20)
+    except image.Unbootable as error:
+        assert error.what
