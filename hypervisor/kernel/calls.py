@@ -24,7 +24,7 @@ from hypervisor.spec.vcpu import GROUPS, GROUP_CPUID, INSPECT, RING_BYTES
 
 R0 = r_uint(0)
 BATCH = r_uint(call.BATCH)
-SELF = r_uint(call.SLOT_SELF)
+MANAGER_ENDINGS = r_uint(sum(1 << code for code in ending.MANAGER_MAY_SAY))
 RDI, RSI, RDX, R10, R8, R9, RAX = [AREA[name] for name in ('RDI', 'RSI', 'RDX', 'R10', 'R8', 'R9', 'RAX')]
 
 
@@ -357,10 +357,10 @@ def stop(caller, slot, how, detail):
     if target.state == call.STATE_ENDED:
         caller.task.answer(release_compartment(caller, target, intmask(slot)), R0)
         return
-    code = ending.DESTROYED
-    if how == r_uint(ending.NOT_STARTED):
-        code = ending.NOT_STARTED
-    target.stop(code, detail)
+    if how >= r_uint(32) or (MANAGER_ENDINGS >> intmask(how)) & 1 == R0:
+        caller.task.answer(status.BAD_STATE, R0)
+        return
+    target.stop(intmask(how), detail)
     caller.task.answer(status.OK, R0)
 
 

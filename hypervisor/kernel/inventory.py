@@ -44,6 +44,8 @@ class Inventory(object):
             if loader.range_end[n] > top:
                 top = loader.range_end[n]
             n += 1
+        if self.busy_end[self.busy_count - 1] > top:
+            top = self.busy_end[self.busy_count - 1]
         self.table_bytes = up((top >> 12) * 2, r_uint(PAGE))
         self.size = up(self.table_bytes + r_uint(ARENA_BYTES), LARGE)
         if not self._place_arena():
@@ -97,13 +99,18 @@ class Inventory(object):
         return False
 
     def _own(self):
-        """The first owners: the manager has all memory but the kernel's image and arena."""
+        """The first owners: the manager has all memory but the kernel's image and arena. A boot module is memory wherever it
+        lies: UEFI loaders may put it where the memory map names it otherwise."""
         n = 0
         while n < loader.range_count:
             at = loader.range_start[n]
             if at < LOW_END:
                 at = LOW_END
             self._set(at, loader.range_end[n], MANAGER_OWNER)
+            n += 1
+        n = 0
+        while n < self.busy_count:
+            self._set(self.busy_start[n], self.busy_end[n], MANAGER_OWNER)
             n += 1
         self._set(LOW_END, image.symbol(r_uint(image.IMAGE_END)), KERNEL)
         self._set(self.base, self.base + self.size, KERNEL)

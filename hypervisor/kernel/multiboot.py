@@ -11,7 +11,7 @@ from hypervisor.spec.call import MODULES
 R0 = r_uint(0)
 MAGIC1 = r_uint(0x2badb002)
 MAGIC2 = r_uint(0x36d76289)
-RANGES = 64
+RANGES = 256            # UEFI machines name their memory in many pieces
 AVAILABLE = 1
 FLAG_MODULES, FLAG_MEMORY_MAP = r_uint(1 << 3), r_uint(1 << 6)
 TAG_END, TAG_MODULE, TAG_MEMORY_MAP = 0, 3, 6
@@ -84,7 +84,13 @@ class Loader(object):
             at += step
 
     def _memory(self, start, size, kind):
-        if kind != r_uint(AVAILABLE) or self.range_count >= RANGES:
+        if kind != r_uint(AVAILABLE):
+            return
+        last = self.range_count - 1
+        if last >= 0 and self.range_end[last] == start and (start + size) & r_uint(0xfff) == R0:
+            self.range_end[last] = start + size
+            return
+        if self.range_count >= RANGES:
             return
         self.range_start[self.range_count] = (start + 0xfff) & ~r_uint(0xfff)
         self.range_end[self.range_count] = (start + size) & ~r_uint(0xfff)

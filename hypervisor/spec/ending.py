@@ -22,9 +22,11 @@ TABLE = [
     (21, 'KERNEL_LIMIT', 'kernel', 'the guest did what this kernel does not support, at rip 0x%x'),
     (24, 'DESTROYED', 'manager', 'destroyed by the manager'),
     (25, 'NOT_STARTED', 'manager', 'could not be started, status %d'),
+    (26, 'TIME_LIMIT', 'manager', 'used up its time limit of %d ms'),
 ]
 for _code, _name, _who, _words in TABLE:
     globals()[_name] = _code
+MANAGER_MAY_SAY = [code for code, _, who, _ in TABLE if who == 'manager']
 VMM_MAY_SAY = [code for code, _, who, _ in TABLE if who == 'vmm']
 WORDS = dict((code, words) for code, _, _, words in TABLE)
 C_CONSTANTS = {'ENDING_VMM_GAVE_UP': VMM_GAVE_UP}

@@ -44,18 +44,22 @@ def task_main(argument):
 def run(machine):
     """Run the vCPU until the VM ends. The first answer (the initial state) is in the vCPU page already."""
     while machine.power.wish != power.LEAVE or not drained(machine):
-        answer = machine.vcpu.run(machine.console.deadline)
-        reasons = intmask(call.value())
-        if answer != status.OK:
-            call.stop(SLOT_SELF, ending.VMM_GAVE_UP, r_uint(start.NO_VCPU))
-            return
-        if reasons & REASON_SIGNAL:
-            machine.console.take_signals()
-        if machine.console.is_due():
-            machine.console.flush()
-        if reasons & REASON_EXIT:
-            handle(machine)
+        turn(machine)
     call.stop(SLOT_SELF, machine.power.how, machine.power.detail)
+
+
+def turn(machine):
+    """Give the answer, wait, and handle what has come."""
+    answer = machine.vcpu.run(machine.console.deadline)
+    reasons = intmask(call.value())
+    if answer != status.OK:
+        call.stop(SLOT_SELF, ending.VMM_GAVE_UP, r_uint(start.NO_VCPU))
+    if reasons & REASON_SIGNAL:
+        machine.console.take_signals()
+    if machine.console.is_due():
+        machine.console.flush()
+    if reasons & REASON_EXIT:
+        handle(machine)
 
 
 def handle(machine):
@@ -126,6 +130,7 @@ def ask_cpuid(machine):
 def memory(machine):
     """An access beyond the RAM. Nothing can be executed there; the rest is the emulator's."""
     if machine.vcpu.flags() & exit.ACCESS_EXECUTE:
+        machine.emulator.code.clear()
         unsupported(machine, 'runs where there is no memory')
     else:
         emulated(machine, machine.emulator.emulate())
@@ -154,7 +159,8 @@ def unsupported(machine, what):
     console.hexadecimal(rip, 16)
     console.text(', gpa 0x')
     console.hexadecimal(machine.vcpu.selector(), 16)
-    console.text(', bytes')
+    if emulator.code.count > 0:
+        console.text(', bytes')
     for n in range(emulator.code.count):
         console.text(' ')
         console.hexadecimal(r_uint(emulator.code.bytes[n]), 2)

@@ -6,6 +6,7 @@
 GUESTS is the table: the system tests import it for images, command lines and expectations.
 build/guests/NAME is what a loader takes; build/guests/NAME.elf is the same with symbols, for gdb.
 """
+import fcntl
 import hashlib
 import subprocess
 import sys
@@ -46,7 +47,8 @@ class Run:
     modules: list = field(default_factory=list)
     typed: str = ""
     reject: list = field(default_factory=list)
-    memory: int = 64       # MiB; what the test gives it, any amount from 4 MiB will do
+    memory: int = 64       # MiB; what the test gives it, any amount from 8 MiB will do
+    vendor: str = ""       # "vmx" or "svm": under Bulkhead on that processor only; "": on both
 
 
 @dataclass
@@ -166,6 +168,8 @@ GUESTS = [
     _guest("faultmaker", 64, "provokes each exception", [
         Run(expect=[r"^#DE division by zero: ok$", r"^faultmaker: (2[89]|3[0-3]) right, [0-2] not raised, [0-3] deviant, 0 wrong$"],
             reject=[r"^#(?!AC|XM).*not raised"]),
+        # Bochs delivers everything as the manual has it, QEMU's TCG does not.
+        Run("strict=1", bare=False, vendor="vmx", expect=[r"^faultmaker: 33 right, 0 not raised, 0 deviant, 0 wrong$"]),
     ]),
     _guest("fpukeeper", 64, "guards a pattern in every register", [
         Run("seed=3", expect=[r"^fpukeeper: seed 3, XSAVE", r"^fpukeeper: seed 3, 0 registers changed$"]),
@@ -180,6 +184,7 @@ GUESTS = [
     ], "common/fpu.c"),
     _guest("badmode", 64, "asks for forbidden processor states", [
         Run(expect=[r"^badmode: [1-9]\d* refused, \d+ taken, 0 wrong$"]),
+        Run("strict=1 risky=1 exit=1", bare=False, vendor="vmx", expect=[r"^badmode: \d+ refused, 0 taken, 0 wrong$"]),
         # Where the processor lets a forbidden state pass (QEMU's SVM does), the next entry fails and the VM
         # is stopped; where it does not, the guest ends by itself.
         Run("exit=1", status=ANY, expect=[]),
@@ -234,12 +239,19 @@ def _digest(guest):
 def build(guest):
     """Build one guest where its sources changed.  Returns True when it was built.
 
-    Raises subprocess.CalledProcessError when a tool refuses (it has said why)."""
+    Raises subprocess.CalledProcessError when a tool refuses (it has said why).
+    Tests that run side by side may all call this: one at a time gets in."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    with open(OUTPUT / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build(guest)
+
+
+def _build(guest):
     stamp = OUTPUT / (guest.name + ".stamp")
     digest = _digest(guest)
     if guest.image.exists() and stamp.exists() and stamp.read_text() == digest:
         return False
-    OUTPUT.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     subprocess.run(_link_command(guest), check=True)
     subprocess.run(_image_command(guest), check=True)

@@ -75,6 +75,7 @@ def sentences():
         raise typer.Exit(runner.QUIT) from None
 
 
+Kernel = Annotated[Path, typer.Option('--kernel', hidden=True, help='Another kernel; the tests\' own.')]
 File = Annotated[Path, typer.Argument(metavar='FILE', help='A machine.toml.')]
 
 
@@ -119,7 +120,8 @@ def _dump(machine):
 def build(file: File,
           output: Annotated[Optional[Path], typer.Option('-o', '--output', metavar='DIR|ISO',
                             help='Where to: a folder, or with --iso (or a name ending in .iso) a file. Default: build/boxes/NAME.')] = None,
-          iso: Annotated[bool, typer.Option('--iso', help='Make an ISO that boots on BIOS and UEFI machines, from CD or USB.')] = False):
+          iso: Annotated[bool, typer.Option('--iso', help='Make an ISO that boots on BIOS and UEFI machines, from CD or USB.')] = False,
+          kernel: Kernel = KERNEL):
     """Build a box: a folder with kernel, boot modules and manifest, or one ISO that boots anywhere."""
     with sentences():
         machine = _load(file)
@@ -128,12 +130,12 @@ def build(file: File,
             target = output or BOXES / (machine.name + '.iso')
             target.parent.mkdir(parents=True, exist_ok=True)
             with runner.private_folder() as folder, _progress('making %s' % shown(target)):
-                box.Folder(folder, machine).write().make_iso(target.absolute())
+                box.Folder(folder, machine, kernel).write().make_iso(target.absolute())
             out.print('%s: %d KiB; write it to a USB stick, or try: qemu-system-x86_64 -cpu max -m %d -cdrom %s'
                       % (shown(target), target.stat().st_size >> 10, machine.memory >> 20, shlex.quote(shown(target))), markup=False)
         else:
             target = output or BOXES / machine.name
-            folder = box.Folder(target, machine).write()
+            folder = box.Folder(target, machine, kernel).write()
             out.print('%s: kernel.elf and %d boot modules' % (shown(target), len(folder.modules)), markup=False)
 
 
@@ -147,7 +149,7 @@ def run(file: File,
                                help='End a box that prints nothing for that long; 0: never. Default: 60, on a terminal only until its first words.')] = None,
         icount: Annotated[bool, typer.Option('--icount', help='Count instructions instead of time: the same run twice (QEMU).')] = False,
         log: Annotated[Optional[Path], typer.Option('--log', metavar='FILE', help='Write what the box prints to a file as well.')] = None,
-        kernel: Annotated[Path, typer.Option('--kernel', hidden=True, help='Another kernel; the tests\' own.')] = KERNEL):
+        kernel: Kernel = KERNEL):
     """Run a box on an emulated machine.
 
     Its serial line is this terminal: keys go to the box, Ctrl-A x ends it. The exit status is the box's own: 0 when every VM ended well, 1

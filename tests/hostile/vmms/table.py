@@ -1,0 +1,43 @@
+"""What each hostile VMM does and how its VM must end. Plain data: the programs and the tests (Python 3) both read it.
+
+A variant is chosen by the guest's command line: the VMM looks for `option=N` there.
+"""
+from hypervisor.spec import ending
+
+PROGRAMS = [
+    # name, option, variants, endings that are right
+    ('silent', None, ['spins without ever calling VCPU_RUN'], [ending.VMM_SILENT]),
+    ('sleeper', 'sleep', ['waits for ever without ever calling VCPU_RUN', 'waits for ever instead of answering an exit'],
+     [ending.VMM_SILENT]),
+    ('silent_later', None, ['answers 100 exits, then spins'], [ending.VMM_SILENT]),
+    ('nonsense', 'nonsense', [
+        'ACTION 3', 'ACTION -1', 'an unknown group is dirty', 'all bits of DIRTY',
+        'injects vector 2', 'injects vector 32', 'injects vector 255', 'injects vector 2^63', 'an error code of 33 bits',
+        'CR0: PG without PE', 'CR0: NW without CD', 'CR0 above 32 bits', 'CR4: reserved bit 15', 'CR4: VMXE',
+        'CR4: a bit above 32', 'EFER: SVME', 'EFER: LMA without LME', 'EFER: reserved bit 1', 'long mode without PAE',
+        'CR3 beyond the physical addresses', 'FS base not canonical', 'GDTR base not canonical', 'IDTR base not canonical',
+        'TR base not canonical', 'GDTR limit above 64 KiB', 'RIP above 32 bits in 32-bit code', 'RFLAGS: bit 1 clear',
+        'RFLAGS: reserved bit 3', 'RFLAGS: VM in real mode', 'CS is a data segment', 'CS is not present', 'CS is unusable',
+        'CS base above 32 bits', 'TR is no TSS', 'TR is unusable', 'SS with another privilege than CS', 'LDTR is no LDT',
+        'a limit that G contradicts',
+        'random answers',
+    ], [ending.VMM_BAD_ANSWER]),
+    ('trespasser', 'trespass', [
+        'reads the kernel image', "reads the core's arena", "reads the APIC's page", 'reads an address that is not mapped',
+        'reads page 0', 'writes its boot page', 'writes its text', 'reads an address that is not canonical',
+        'reads a physical address of the kernel', 'reads the end of the address space', 'runs code in its data',
+        "runs code in the guest's memory", 'overruns its stack', "writes the guest's image",
+    ], [ending.VMM_FAULT]),
+    ('caller', 'seed', ['makes kernel calls with hostile arguments for half a second, then exits with status 0'] * 4, [ending.EXITED]),
+    ('portuser', 'instruction', [
+        'out', 'in', 'cli', 'sti', 'hlt', 'rdmsr', 'wrmsr', 'mov cr0', 'mov cr3', 'lidt', 'lgdt', 'ltr', 'invlpg', 'wbinvd', 'clts',
+        'vmcall', 'vmrun', 'int 0x20', 'int 0x81', 'int3', 'icebp', 'ud2', 'syscall', 'sysenter', 'a division by zero',
+        'single step', 'iretq to ring 0',
+    ], [ending.VMM_FAULT]),
+    ('fpuuser', 'fpu', ['an SSE instruction', 'an x87 instruction', 'an AVX instruction', 'xgetbv'], [ending.VMM_FAULT]),
+]
+VARIANTS = dict((name, variants) for name, _, variants, _ in PROGRAMS)
+
+# Details of VMM_GAVE_UP: the kernel let it pass.
+SURVIVED = 100
+BAD_STATUS = 200                # + number of the call: it answered with a status that does not exist
