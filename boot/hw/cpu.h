@@ -108,6 +108,13 @@ static inline void bh_xsetbv(bh_word value)
     __asm__ volatile("xsetbv" : : "c"(0), "a"((unsigned int)value), "d"((unsigned int)(value >> 32)));
 }
 
+static inline bh_word bh_xgetbv(void)
+{
+    unsigned int low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (bh_word)high << 32 | low;
+}
+
 static inline void bh_clts(void) { __asm__ volatile("clts"); }
 static inline void bh_pause(void) { __asm__ volatile("pause"); }
 static inline void bh_halt(void) { for (;;) __asm__ volatile("cli; hlt"); }

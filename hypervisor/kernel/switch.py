@@ -55,6 +55,8 @@ class Switcher(object):
 
     def _keep(self, vcpu):
         if self.xcr0 != R0:
+            # Not only from the XSETBV exits: QEMU's SVM lets the guest's XSETBV through although it is intercepted.
+            vcpu.xcr0 = (cpu.xgetbv() & self.xcr0) | XCR0_X87
             cpu.xsetbv(self.xcr0)
             cpu.xsave(vcpu.fpu, self.xcr0)
         else:

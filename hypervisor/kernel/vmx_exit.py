@@ -52,6 +52,8 @@ def decode(vcpu):
         vcpu.exit_value = hw.vmread(r_uint(vmx.GUEST_RFLAGS))
     elif kind == kinds.EXCEPTION:
         decode_exception(vcpu)
+    elif kind == kinds.WINDOW:
+        decode_window(vcpu)
     elif kind == kinds.TASK_SWITCH or kind == kinds.UNKNOWN:
         keep_event(vcpu)
 
@@ -97,6 +99,15 @@ def decode_memory(vcpu):
     vcpu.exit_flags = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION)) & 7
     vcpu.exit_selector = hw.vmread(r_uint(vmx.GUEST_PHYSICAL_ADDRESS))
     keep_event(vcpu)
+
+
+def decode_window(vcpu):
+    """The preemption timer: an interrupt of the machine's may be waiting that should have ended the run itself."""
+    vcpu.exit_length = R0
+    vector = cpu.take_interrupt()
+    if vector != R0:
+        vcpu.exit_kind = kinds.INTERRUPT
+        vcpu.exit_value = vector
 
 
 def decode_exception(vcpu):

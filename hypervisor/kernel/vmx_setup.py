@@ -3,13 +3,15 @@
 Source: Intel SDM Vol. 3C, "Introduction to Virtual Machine Extensions", "Virtual Machine Control Structures"; appendix "VMX
 Capability Reporting Facility".
 """
-from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.rarithmetic import intmask, r_uint
 from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
+from hypervisor.kernel import limit
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.state import features
+from hypervisor.kernel.timer import timer
 from hypervisor.spec import context, refusal, vmx
 from hypervisor.spec import cpu as bits
 from hypervisor.spec.vcpu import SEGMENTS
@@ -96,6 +98,7 @@ class Setup(object):
         self.secondary = R0
         self.exit = R0
         self.entry = R0
+        self.longest = R0               # preemption timer counts that a guest may run without an exit
         self.invept = R0                # type: single context where the processor has it
         self.invvpid = R0
         self.cr0_must = R0              # bits that a guest's real CR0 must have (NE)
@@ -152,12 +155,27 @@ class Setup(object):
         self.exit = fitted(vmx.MSR_VMX_TRUE_EXIT, vmx.WANTED_EXIT, 0)
         self.entry = fitted(vmx.MSR_VMX_TRUE_ENTRY, vmx.WANTED_ENTRY, 0)
         offered = cpu.rdmsr(r_uint(vmx.MSR_VMX_EPT_VPID))
+        self.longest = self.timer_counts()
         self.invept = r_uint(vmx.INVEPT_ALL)
         if offered & r_uint(vmx.EPT_INVEPT_SINGLE) != R0:
             self.invept = r_uint(vmx.INVEPT_SINGLE)
         self.invvpid = r_uint(vmx.INVVPID_ALL)
         if offered & r_uint(vmx.VPID_INVVPID_SINGLE) != R0:
             self.invvpid = r_uint(vmx.INVVPID_SINGLE)
+
+    def timer_counts(self):
+        """A quarter of a slice on the preemption timer.
+
+        The local APIC's interrupt ends a run; this is a net below it. Bochs 2.7 needs the net: it masks external interrupts in
+        a guest that is entered with IF clear, until the guest changes IF. (VMLAUNCH loads RFLAGS, and with it the mask,
+        before the processor counts as in the guest.)
+        """
+        rate = cpu.rdmsr(r_uint(vmx.MSR_VMX_MISC)) & r_uint(vmx.MISC_TIMER_RATE)
+        ticks = timer.tsc_khz * r_uint(limit.SLICE_MICROSECONDS) // r_uint(4 * 1000)
+        counts = (ticks >> intmask(rate)) + 1
+        if counts > LOW32:
+            counts = LOW32
+        return counts
 
     def fill_bitmap(self):
         """Every MSR exits but those of PASSED_THROUGH. Source: SDM, "MSR-Bitmap Address"."""
@@ -203,6 +221,8 @@ def fill_controls(vcpu, eptp):
     hw.vmwrite(r_uint(vmx.VPID), vcpu.tag)
     hw.vmwrite(r_uint(vmx.CR0_MASK), setup.cr0_mask)
     hw.vmwrite(r_uint(vmx.CR4_MASK), setup.cr4_mask)
+    if setup.pin & r_uint(vmx.PIN_PREEMPTION_TIMER) != R0:
+        hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.longest)
     for field in ZERO_CONTROLS:
         hw.vmwrite(r_uint(field), R0)
 
@@ -254,7 +274,8 @@ for _segment in SEGMENTS:
     RESET['GUEST_%s_LIMIT' % _segment] = 0xffff
     RESET.setdefault('GUEST_%s_ATTRIBUTES' % _segment, 0x93)
 CR0_RESET = r_uint(bits.CR0_CD | bits.CR0_NW | bits.CR0_ET)
-_FIRST = [name for name, encoding, _ in vmx.FIELDS if vmx.kind_of(encoding) == vmx.GUEST and name not in ('GUEST_CR0', 'GUEST_CR4')]
+KEPT = ['GUEST_CR0', 'GUEST_CR4', 'GUEST_PREEMPTION_TIMER']       # written elsewhere
+_FIRST = [name for name, encoding, _ in vmx.FIELDS if vmx.kind_of(encoding) == vmx.GUEST and name not in KEPT]
 RESET_FIELDS = unrolling_iterable([(getattr(vmx, name), RESET.get(name, 0)) for name in _FIRST])
 
 

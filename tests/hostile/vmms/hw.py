@@ -52,7 +52,6 @@ static inline void hostile_fpu(unsigned long which)
     case 0: HOSTILE_HIDDEN(0xc3c0570f); break;          /* xorps %xmm0, %xmm0; ret */
     case 1: HOSTILE_HIDDEN(0xc390e8d9); break;          /* fld1; nop; ret */
     case 2: __asm__ volatile("call 1f+2; jmp 2f; 1: movabs $0xc3c057f8c5909090, %%rax; 2:" : : : "rax", "memory"); break;  /* vxorps */
-    case 3: __asm__ volatile("xor %%ecx, %%ecx" : : : "rcx"); HOSTILE_HIDDEN(0xc3d0010f); break;      /* xgetbv; ret */
     }
 }
 

@@ -1,11 +1,14 @@
 """What each hostile VMM does and how its VM must end. Plain data: the programs and the tests (Python 3) both read it.
 
-A variant is chosen by the guest's command line: the VMM looks for `option=N` there.
+A variant is chosen by the guest's command line: the VMM looks for `option=N` there. Where an ending is ANY, the processor decides:
+one may take such a state, another refuse it; either way the VM ends, and ends alone.
 """
 from hypervisor.spec import ending
 
+ANY = [ending.VMM_BAD_ANSWER, ending.ENTRY_FAILED, ending.VMM_GAVE_UP, ending.TRIPLE_FAULT, ending.UNSUPPORTED, ending.KERNEL_LIMIT]
+
 PROGRAMS = [
-    # name, option, variants, endings that are right
+    # name, option, variants (words, or words and endings), endings that are right
     ('silent', None, ['spins without ever calling VCPU_RUN'], [ending.VMM_SILENT]),
     ('sleeper', 'sleep', ['waits for ever without ever calling VCPU_RUN', 'waits for ever instead of answering an exit'],
      [ending.VMM_SILENT]),
@@ -17,9 +20,9 @@ PROGRAMS = [
         'CR4: a bit above 32', 'EFER: SVME', 'EFER: LMA without LME', 'EFER: reserved bit 1', 'long mode without PAE',
         'CR3 beyond the physical addresses', 'FS base not canonical', 'GDTR base not canonical', 'IDTR base not canonical',
         'TR base not canonical', 'GDTR limit above 64 KiB', 'RIP above 32 bits in 32-bit code', 'RFLAGS: bit 1 clear',
-        'RFLAGS: reserved bit 3', 'RFLAGS: VM in real mode', 'CS is a data segment', 'CS is not present', 'CS is unusable',
-        'CS base above 32 bits', 'TR is no TSS', 'TR is unusable', 'SS with another privilege than CS', 'LDTR is no LDT',
-        'a limit that G contradicts',
+        'RFLAGS: reserved bit 3', ('RFLAGS: VM in real mode', ANY), ('CS is a data segment', ANY), ('CS is not present', ANY), ('CS is unusable', ANY),
+        'CS base above 32 bits', ('TR is no TSS', ANY), ('TR is unusable', ANY), ('SS with another privilege than CS', ANY), ('LDTR is no LDT', ANY),
+        ('a limit that G contradicts', ANY),
         'random answers',
     ], [ending.VMM_BAD_ANSWER]),
     ('trespasser', 'trespass', [
@@ -34,9 +37,18 @@ PROGRAMS = [
         'vmcall', 'vmrun', 'int 0x20', 'int 0x81', 'int3', 'icebp', 'ud2', 'syscall', 'sysenter', 'a division by zero',
         'single step', 'iretq to ring 0',
     ], [ending.VMM_FAULT]),
-    ('fpuuser', 'fpu', ['an SSE instruction', 'an x87 instruction', 'an AVX instruction', 'xgetbv'], [ending.VMM_FAULT]),
+    ('fpuuser', 'fpu', ['an SSE instruction', 'an x87 instruction', 'an AVX instruction'], [ending.VMM_FAULT]),
 ]
 VARIANTS = dict((name, variants) for name, _, variants, _ in PROGRAMS)
+
+
+def cases():
+    """(program, option or None, number, words, endings) of every variant."""
+    for name, option, variants, endings in PROGRAMS:
+        for number, variant in enumerate(variants):
+            words, right = variant if isinstance(variant, tuple) else (variant, endings)
+            yield name, option, number, words, right
+
 
 # Details of VMM_GAVE_UP: the kernel let it pass.
 SURVIVED = 100

@@ -1,0 +1,46 @@
+"""`box`: a whole kernel that has just booted on fakes. `machine`: the fakes with a kernel that has not started."""
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.unit.kernel import quick
+
+quick.install()
+
+from tests.unit.kernel import machine as machines       # noqa: E402
+
+settings.register_profile('kernel', derandomize=True, deadline=None, database=None, max_examples=60,
+                          suppress_health_check=HealthCheck.all())
+settings.load_profile('kernel')
+
+BOOTED = {}
+
+
+def booted(**options):
+    """One boot per kind of machine; each use starts from the state right after it."""
+    key = repr(sorted(options.items()))
+    if key not in BOOTED:
+        BOOTED[key] = machines.Booted(**options)
+    return BOOTED[key].fresh()
+
+
+@pytest.fixture
+def box():
+    yield booted()
+    machines.disconnect()
+
+
+@pytest.fixture
+def fresh():
+    """Called by a property for each example: fresh() is a box that has just booted."""
+    yield booted
+    machines.disconnect()
+
+
+@pytest.fixture
+def make_machine():
+    """make_machine(**options): fakes around a kernel that has not started; may be called again and again."""
+    def make(**options):
+        machines.PRISTINE.restore()
+        return machines.Machine(**options)
+    yield make
+    machines.disconnect()
