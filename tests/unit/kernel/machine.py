@@ -74,8 +74,10 @@ class Processor(dict):
         self.machine = machine
 
     def get(self, port, default=None):
-        if port == lapic.PIT_GATE and not self.machine.calibrated:
-            self.machine.calibrated = True
+        if port == lapic.PIT_GATE and self.machine.gate_reads < 2:
+            self.machine.gate_reads += 1
+            if self.machine.gate_reads == 1:
+                return 0
             self.machine.cpu.tsc += TSC_HZ // 100
             count = 0xffffffff - TSC_HZ // 100 // TICKS_PER_COUNT
             self.machine.memory.put(LAPIC + lapic.CURRENT_COUNT, struct.pack('<I', count))
@@ -97,7 +99,7 @@ class Machine(object):
                  leaves=None):
         self.cpu = hw_cpu.fake
         self.cpu.reset()
-        self.calibrated = False
+        self.gate_reads = 0
         self.due = None                     # TSC at which the timer fires, None: not armed
         self.acknowledged = 0
         self.tasks = {}

@@ -1,0 +1,146 @@
+"""What must hold after every step, found in physical memory by an independent walk. The kernel's objects are asked only for roots, for
+page numbers of areas and for the arena's lists."""
+from hypervisor.hw import image
+from hypervisor.kernel.arena import arena
+from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.frames import FIRST_COMPARTMENT, KERNEL
+from hypervisor.kernel.inventory import inventory
+from hypervisor.spec.call import STATE_ENDED
+from hypervisor.spec.layout import ARENA_BASE, DEVICE_BASE, KERNEL_BASE, PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
+from tests.unit.kernel import walker
+
+KERNEL_ROOT = 'kernel'
+
+
+class Reach(object):
+    """All that the roots reach. spaces: (compartment number, 'task' or 'nested') -> pages; kernel: pages of the kernel root."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.kernel = walker.pages(machine.memory, image.fake_root[0], walker.AMD)
+        self.spaces = {}
+        for c in compartments:
+            if c.used and c.state != STATE_ENDED:
+                self.spaces[c.number, 'task'] = walker.pages(machine.memory, int(c.space.root), walker.AMD)
+                if c.nested.root:
+                    self.spaces[c.number, 'nested'] = walker.pages(machine.memory, int(c.nested.root), walker.AMD)
+
+
+def message_addresses(c):
+    return [TASK_PAGE] + [VCPU_PAGE + PAGE * n for n in range(c.vcpu_count)]
+
+
+def check(machine):
+    """Raises AssertionError where a promise is broken. Returns the Reach."""
+    reach = Reach(machine)
+    one_owner(machine, reach)
+    rights(reach)
+    pages_of_the_arena(machine, reach)
+    return reach
+
+
+def one_owner(machine, reach):
+    """No frame is reached from two owners' roots; message pages are the kernel's, in one task each; none of a compartment's frames
+    is in the kernel root."""
+    count = len(owners(machine))
+    by = [None] * count
+    message = {}
+    for (number, kind), pages in reach.spaces.items():
+        expected = set(message_addresses(compartments[number])) if kind == 'task' else set()
+        for page in pages:
+            if not page.user:
+                assert kind == 'task' and page.address >= KERNEL_BASE, 'a kernel page below: %r' % (page,)
+                assert page.frame * PAGE + KERNEL_BASE == page.address and entry_page(page.address), 'not an entry page: %r' % (page,)
+                continue
+            assert page.address < (TASK_END if kind == 'task' else 1 << 46)
+            if kind == 'task' and page.address in message_addresses(compartments[number]):
+                assert page.frames == 1 and page.frame not in message, 'a message page in two places'
+                message[page.frame] = number
+                expected.remove(page.address)
+                continue
+            for frame in range(page.frame, page.frame + page.frames):
+                assert frame < count, 'a frame that no memory has: %#x' % frame
+                assert by[frame] in (None, number), 'frame %#x is reached by %r and by %r' % (frame, by[frame], number)
+                by[frame] = number
+        assert not expected, 'message pages that are not mapped: %r' % (expected,)
+    table = owners(machine)
+    for frame in range(count):
+        if by[frame] is not None:
+            assert table[frame] == FIRST_COMPARTMENT + by[frame], 'frame %#x is reached by %d, owned by %d' % (frame, by[frame], table[frame])
+    for frame in message:
+        assert table[frame] == KERNEL
+    for page in reach.kernel:
+        if page.address == DEVICE_BASE:
+            continue
+        for frame in range(page.frame, page.frame + page.frames):
+            assert by[frame] is None and table[frame] in (0, KERNEL), 'the kernel reaches frame %#x of %r' % (frame, table[frame])
+
+
+def entry_page(address):
+    return (image.fake[image.ENTRY_TEXT_START] <= address < image.fake[image.ENTRY_TEXT_END] or
+            image.fake[image.ENTRY_DATA_START] <= address < image.fake[image.ENTRY_DATA_END])
+
+
+def owner_bytes(machine):
+    """The owner table in physical memory: two bytes a frame."""
+    return machine.memory.take(int(inventory.base), 2 * (max(start + size for start, size, kind in machine.ram if kind == 1) >> 12))
+
+
+def owners(machine):
+    return bytearray(owner_bytes(machine)[0::2])
+
+
+def uses(machine):
+    return bytearray(owner_bytes(machine)[1::2])
+
+
+def rights(reach):
+    for page in reach.kernel:
+        assert not page.user and not (page.writable and page.executable), 'kernel root: %r' % (page,)
+    for (number, kind), pages in reach.spaces.items():
+        if kind == 'task':
+            for page in pages:
+                assert not (page.writable and page.executable), 'task %d: %r' % (number, page)
+
+
+def chain(machine, head, most):
+    """Pages in a list of the arena, through its side table in physical memory. Most: more are a cycle."""
+    found = []
+    while head:
+        found.append(head)
+        assert len(found) <= most, 'a list of arena pages that never ends'
+        head = machine.memory.word(int(arena.links) + ((head - int(arena.base)) >> 12) * 8)
+    return found
+
+
+def pages_of_the_arena(machine, reach):
+    """Every page of the arena is free, or on one account, or the kernel's since boot; what a root reaches is on its owner's account."""
+    total = int(arena.end - arena.base) // PAGE
+    free = chain(machine, int(arena.free), total)
+    assert len(free) == arena.free_count
+    seen = set(free)
+    assert len(seen) == len(free)
+    for c in compartments:
+        account = chain(machine, int(c.pages_head), total)[:c.pages_count]
+        assert len(account) == c.pages_count, 'compartment %d: its list is shorter than its count' % c.number
+        if c.state == STATE_ENDED or not c.used:
+            assert not account, 'compartment %d has ended and still holds pages' % c.number
+            continue
+        assert not seen.intersection(account), 'a page of the arena is used twice'
+        seen.update(account)
+        held = walker.tables(machine.memory, int(c.space.root)) + [page_of(c.task.area), int(c.task.page_hpa)]
+        if c.nested.root:
+            held += walker.tables(machine.memory, int(c.nested.root))
+        for vcpu in c.vcpus[:c.vcpu_count]:
+            held += [page_of(vcpu.area), int(vcpu.page_hpa), int(vcpu.control_hpa)]
+        assert len(set(held)) == len(held), 'compartment %d uses an arena page for two things' % c.number
+        assert set(held) <= set(account), 'compartment %d uses arena pages that are not on its account' % c.number
+    kept = total - len(seen)
+    if not hasattr(machine, 'kept'):
+        machine.kept = kept
+    assert kept == machine.kept, 'arena pages are lost: %d are neither free nor held, %d were at boot' % (kept, machine.kept)
+
+
+def page_of(hva):
+    """The hpa of the arena page at hva."""
+    return (int(hva) & ~0xfff) - ARENA_BASE + int(inventory.base)

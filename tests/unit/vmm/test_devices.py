@@ -1,0 +1,188 @@
+"""UART, MSRs and CPUID as a guest meets them."""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.spec import boot, call, ending, exit, vcpu
+from hypervisor.vmm import cpuid
+from tests.unit.vmm.box import VCPU_PAGE, Box, exits, in_, out, run, then
+
+DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(0x3f8, 0x400)
+
+
+def talk(steps, box=None):
+    """Steps: ('out', port, value) or ('in', port). Returns what the reads gave."""
+    box = box or Box()
+    seen = []
+    pending = [False]
+
+    def collect(box):
+        if pending[0]:
+            seen.append(box.answer('RESULT'))
+        pending[0] = False
+    for step in steps:
+        if step[0] == 'out':
+            box.script.append(then(collect, out(step[1], step[2])))
+        else:
+            def ask(box, port=step[1]):
+                collect(box)
+                pending[0] = True
+                return in_(port)(box)
+            box.script.append(ask)
+    box.script.append(then(collect, out(0xf4, 0)))
+    assert run(box)[0] == ending.EXITED
+    return seen
+
+
+def test_uart_is_found_by_its_usual_probes():
+    assert talk([('out', SCR, 0x5a), ('in', SCR)]) == [0x5a]
+    assert talk([('out', LCR, 0x83), ('out', DATA, 0x34), ('out', IER, 0x12), ('in', DATA), ('in', IER), ('out', LCR, 3),
+                 ('in', IER), ('in', LCR)]) == [0x34, 0x12, 0, 3]
+    assert talk([('out', IER, 0xff), ('in', IER)]) == [0xf]
+    assert talk([('in', IIR), ('out', IIR, 1), ('in', IIR), ('out', IIR, 0), ('in', IIR)]) == [1, 0xc1, 1]
+    assert talk([('in', LSR), ('in', MSR)]) == [0x60, 0xb0]
+
+
+def test_uart_loop_back():
+    assert talk([('out', MCR, 0x1a), ('in', MSR)])[0] & 0xf0 == 0x90            # Linux' probe: RTS and OUT2 come back
+    box = Box()
+    assert talk([('out', IIR, 1), ('out', MCR, 0x10)] + [('out', DATA, n) for n in range(17)] + [('in', LSR), ('in', LSR)] +
+                [('in', DATA)] * 17 + [('in', LSR)], box) == [0x63, 0x61] + list(range(16)) + [0, 0x60]
+    assert box.output == b''
+
+
+def test_uart_receives_what_the_manager_sends():
+    box = Box()
+    box.input += b'key'
+    assert talk([('in', LSR), ('in', DATA), ('in', DATA), ('in', DATA), ('in', LSR)], box) == [0x61] + list(bytearray(b'key')) + [0x60]
+
+
+def test_later_input_is_announced_by_its_signal():
+    box = Box()
+
+    def typed(box):
+        box.input += b'!'
+        box.signals |= 1 << call.SLOT_CONSOLE_IN
+        return call.REASON_SIGNAL
+    seen = []
+    box.script = [in_(LSR), typed, in_(LSR), then(lambda box: seen.append(box.answer('RESULT')), out(0xf4, 0))]
+    run(box)
+    assert seen == [0x61]
+
+
+def test_uart_says_which_interrupt_it_would_raise():
+    box = Box()
+    box.input += b'x'
+    assert talk([('out', IER, 1), ('in', IIR), ('in', DATA), ('in', IIR), ('out', IER, 2), ('in', IIR), ('in', IIR), ('out', DATA, 65),
+                 ('in', IIR)], box) == [4, 120, 1, 2, 1, 2]
+
+
+def test_wide_accesses_become_bytes():
+    box = Box()
+    seen = []
+    box.script = [out(SCR - 1, 0x5a00, 2), in_(LCR, 4), then(lambda box: seen.append(box.answer('RESULT')), in_(0x3f7, 2)),
+                  then(lambda box: seen.append(box.answer('RESULT')), out(0xf4, 0x1234, 4))]
+    assert run(box) == (ending.EXITED, 0x1234)
+    assert seen[0] == 0xb0600000 and seen[1] & 0xff == 0xff
+
+
+# MSRs.
+def msr(number, vendor=boot.VENDOR_INTEL, write=None):
+    """Returns (ACTION, RESULT, vector)."""
+    box = Box(vendor=vendor, tsc_khz=2400000)
+    seen = []
+    kind = exit.MSR_READ if write is None else exit.MSR_WRITE
+    box.script = [exits(kind, SELECTOR=number, VALUE=write or 0),
+                  then(lambda box: seen.append((box.answer('ACTION'), box.answer('RESULT'), box.answer('RESULT2'))), out(0xf4, 0))]
+    run(box)
+    return seen[0]
+
+
+GP = (vcpu.INJECT, 0, 13)
+
+
+def test_msrs_that_exist_and_those_that_do_not():
+    assert msr(0x1b) == (vcpu.COMPLETE, 0xfee00100, 0)
+    assert msr(0x3a) == (vcpu.COMPLETE, 1, 0) and msr(0x3a, boot.VENDOR_AMD) == GP
+    assert msr(0xce) == (vcpu.COMPLETE, 24 << 8, 0)
+    assert msr(0xc0010114, boot.VENDOR_AMD) == (vcpu.COMPLETE, 0x18, 0) and msr(0xc0010114) == GP
+    assert msr(0x12345) == GP and msr(0x12345, write=1) == GP
+    assert msr(0x3a, write=5) == GP
+    assert msr(0x1b, write=0xfee00100)[0] == vcpu.COMPLETE and msr(0x1b, write=0xfee00900) == GP
+    assert msr(0x8b, write=0)[0] == vcpu.COMPLETE
+
+
+# CPUID.
+HOST = {0: (0x20, 0x756e6547, 0x6c65746e, 0x49656e69), 1: (0x306c3, 0x05100800, 0xffffffff, 0xffffffff), 2: (1, 2, 3, 4),
+        4: (0xfc004121, 0x1c0003f, 0x3f, 0), (7, 0): (2, 0xffffffff, 0xffffffff, 0xffffffff), (7, 1): (9, 9, 9, 9),
+        0xa: (0x7300403, 1, 2, 3), (0xd, 0): (0x2e7, 2696, 2696, 0), (0xd, 1): (0xf, 2568, 0x1900, 0), (0xd, 2): (256, 576, 0, 0),
+        (0xd, 5): (64, 1088, 0, 0), 0x80000000: (0x8000001f, 7, 8, 9), 0x80000001: (5, 6, 0xffffffff, 0xffffffff),
+        0x80000008: (0x3927, 0xffffffff, 0xffff, 9), 0x8000000a: (1, 2, 3, 4), 0x40000000: (1, 2, 3, 4), 5: (64, 64, 3, 32)}
+
+
+def table(host=HOST, vendor=boot.VENDOR_INTEL):
+    """What the guest sees without asking: leaf -> four values, and the leaves that ask."""
+    from hypervisor.hw import memory
+    box = Box(vendor=vendor)
+    box.cpuid_leaves = host
+    box.script = [out(0xf4, 0)]
+    run(box)
+    entries = {}
+    for n, leaf in enumerate(cpuid.LEAVES):
+        at = VCPU_PAGE + vcpu.CPUID_TABLE + 16 * n
+        entries[leaf] = tuple(int(memory.load32(r_uint(at + 4 * k))) for k in range(4))
+    return entries, int(memory.load32(r_uint(VCPU_PAGE + vcpu.CPUID_ASK)))
+
+
+def ask(leaf, subleaf, host=HOST):
+    box = Box()
+    box.cpuid_leaves = host
+    seen = []
+
+    def look(box):
+        first, second = box.answer('RESULT'), box.answer('RESULT2')
+        seen.append((first & 0xffffffff, first >> 32, second & 0xffffffff, second >> 32))
+    box.script = [exits(exit.CPUID, SELECTOR=leaf | subleaf << 32), then(look, out(0xf4, 0))]
+    run(box)
+    return seen[0]
+
+
+def has(value, bit):
+    return value >> bit & 1
+
+
+def test_cpuid_hides_what_guests_must_not_use():
+    entries, asked = table()
+    assert entries[0] == (0x16,) + HOST[0][1:]
+    eax, ebx, ecx, edx = entries[1]
+    assert eax == 0x306c3 and ebx == 0x00010800
+    for bit in (2, 3, 5, 6, 15, 17, 18, 21, 24, 27):        # DTES64 MONITOR VMX SMX PDCM PCID DCA x2APIC TSC-deadline OSXSAVE
+        assert not has(ecx, bit)
+    for bit in (0, 13, 20, 26, 28, 30, 31):                 # SSE3 CX16 SSE4.2 XSAVE AVX RDRAND hypervisor
+        assert has(ecx, bit)
+    for bit in (7, 9, 12, 14, 21, 28):                      # MCE APIC MTRR MCA DS HTT
+        assert not has(edx, bit)
+    assert entries[0x40000000][1:] == (0x6b6c7542, 0x64616568, 0x6b6c7542)
+    assert entries[5] == entries[0xa] == entries[0x8000000a] == entries[0x40000001] == (0, 0, 0, 0)
+    assert entries[0x80000000][0] == 0x80000008
+    assert entries[0x80000008] == (0x3027, 0, 0, 0)
+    extended = entries[0x80000001]
+    assert not has(extended[2], 2) and not has(extended[3], 27) and not has(extended[3], 9) and has(extended[3], 29)
+    assert asked == 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd
+
+
+def test_cpuid_leaves_beyond_the_hosts_largest_are_zeros():
+    entries, _ = table({0: (1, 1, 2, 3), 1: HOST[1], 2: (1, 2, 3, 4), 0x80000000: (0x80000001, 0, 0, 0), 0x80000008: (1, 2, 3, 4)})
+    assert entries[0][0] == 1 and entries[2] == entries[0x80000008] == (0, 0, 0, 0)
+
+
+def test_cpuid_by_subleaf():
+    eax, ebx, ecx, edx = ask(7, 0)
+    assert eax == 0 and not has(ebx, 10) and not has(ebx, 16) and not has(ecx, 3) and not has(ecx, 16) and not has(ecx, 22)
+    assert has(ebx, 7) and has(ebx, 20) and has(ecx, 2) and edx == 1 << 4
+    assert ask(7, 1) == (0, 0, 0, 0)
+    assert ask(4, 0) == (0x121, 0x1c0003f, 0x3f, 0)
+    assert ask(0xb, 0) == (0, 1, 0x100, 0) and ask(0xb, 1) == (0, 1, 0x201, 0) and ask(0xb, 2) == (0, 0, 2, 0)
+    assert ask(0xd, 0) == (7, 832, 832, 0) and ask(0xd, 1) == (7, 832, 0, 0)
+    assert ask(0xd, 2) == (256, 576, 0, 0) and ask(0xd, 5) == (0, 0, 0, 0)
+    without = dict(HOST)
+    without[1] = (0x306c3, 0, 0, 0xffffffff)
+    assert ask(0xd, 0, without) == (0, 0, 0, 0)

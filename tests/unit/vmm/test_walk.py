@@ -1,0 +1,139 @@
+"""Page walks against a model written from the manual's tables, and the errors that a processor would report."""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypothesis import given, settings, strategies as st
+
+from hypervisor.hw import task
+from hypervisor.spec import cpu
+from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
+from hypervisor.vmm.context import FAULT, OK
+from tests.unit.vmm.rig import CODE_32, CODE_64, PML4, Rig
+
+P, W, U, PS, NX = 1, 2, 4, 0x80, 1 << 63
+GVA = 0x7f1234567abc
+INDEXES = [GVA >> shift & 511 for shift in (39, 30, 21, 12)]
+TABLES = [PML4, 0x2000, 0x3000, 0x4000]
+PRESENT, WRITE, USER, RESERVED, FETCH = 1, 2, 4, 8, 16
+
+
+class Cache(object):
+    rig = None
+
+
+def rig():
+    if Cache.rig is None or task.fake.kernel is not Cache.rig.box:
+        Cache.rig = Rig()
+    return Cache.rig
+
+
+def walk(entries, access, user=False, cr0=cpu.CR0_WP, cr4=0, efer=cpu.EFER_NXE, flags=0, gva=GVA):
+    """Put these four entries in place and walk. Returns (outcome, gpa or error code, CR2)."""
+    r = rig()
+    for table, index, entry in zip(TABLES, INDEXES, entries):
+        r.ram.store64(r_uint(table + 8 * index), r_uint(entry))
+    r.segments(CODE_64, 0xc93 | (0x60 if user else 0))
+    r.state.update(CR0=cpu.CR0_PE | cpu.CR0_PG | cr0, CR3=PML4, CR4=cpu.CR4_PAE | cr4, EFER=cpu.EFER_LMA | cpu.EFER_LME | efer,
+                   RFLAGS=2 | flags)
+    assert r.emulator.context.load()
+    outcome = r.emulator.walker.walk(r_uint(gva), access)
+    if outcome == OK:
+        return OK, int(r.emulator.walker.gpa), None
+    assert r.emulator.context.vector == cpu.VECTOR_PF
+    return FAULT, int(r.emulator.context.error), r.box.state('CR2')
+
+
+def model(entries, access, user, cr0, cr4, efer, flags):
+    """The same, as the manual's table "Page-Fault Error Code" and its rules for access rights say."""
+    error = (WRITE if access == ACCESS_WRITE else 0) | (USER if user else 0)
+    nx = bool(efer & cpu.EFER_NXE)
+    if access == ACCESS_EXECUTE and (nx or cr4 & cpu.CR4_SMEP):
+        error |= FETCH
+    rights, no_execute = W | U, False
+    for level, entry in zip((4, 3, 2, 1), entries):
+        if not entry & P:
+            return FAULT, error, GVA
+        large = entry & PS and level in (2, 3)
+        bad = entry >> 40 & 0xfff or (entry & NX and not nx) or (level == 4 and entry & PS)
+        if large and entry & ((1 << (12 + 9 * (level - 1))) - 1) >> 13 << 13:
+            bad = True
+        if bad:
+            return FAULT, error | PRESENT | RESERVED, GVA
+        rights &= entry
+        no_execute = no_execute or bool(entry & NX)
+        if large or level == 1:
+            size = 1 << (12 + 9 * (level - 1))
+            gpa = (entry & 0xffffff000) // size * size + GVA % size
+            break
+    denied = False
+    if access == ACCESS_EXECUTE:
+        denied = no_execute or (user and not rights & U) or (not user and rights & U and cr4 & cpu.CR4_SMEP)
+    elif user:
+        denied = not rights & U or (access == ACCESS_WRITE and not rights & W)
+    else:
+        denied = (access == ACCESS_WRITE and not rights & W and cr0 & cpu.CR0_WP) or (
+            rights & U and cr4 & cpu.CR4_SMAP and not flags & cpu.RFLAGS_AC)
+    if denied:
+        return FAULT, error | PRESENT, GVA
+    return OK, gpa, None
+
+
+def entry(target):
+    return st.builds(lambda present, write, user, nx, large, high: (present and P) | (write and W) | (user and U) | (nx and NX) |
+                     (large and PS) | (high and 1 << 41) | target,
+                     st.integers(0, 9).map(bool), st.integers(0, 3).map(bool), st.integers(0, 3).map(bool), st.integers(0, 5).map(lambda n: n == 0),
+                     st.integers(0, 5).map(lambda n: n == 0), st.integers(0, 19).map(lambda n: n == 0))
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.tuples(*[entry(target) for target in (0x2000, 0x3000, 0x4000, 0x123000)]), st.booleans(),
+       st.sampled_from([ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE]), st.booleans(), st.sampled_from([0, cpu.CR0_WP]),
+       st.sampled_from([0, cpu.CR4_SMEP, cpu.CR4_SMAP, cpu.CR4_SMEP | cpu.CR4_SMAP]), st.sampled_from([0, cpu.EFER_NXE]),
+       st.sampled_from([0, cpu.RFLAGS_AC]))
+def test_a_walk_ends_as_the_manual_says(entries, aligned, access, user, cr0, cr4, efer, flags):
+    if aligned:
+        entries = [value & ~0x123000 | 0x40000000 if value & PS else value for value in entries[:3]] + [entries[3]]
+    assert walk(entries, access, user, cr0, cr4, efer, flags) == model(entries, access, user, cr0, cr4, efer, flags)
+
+
+def test_entries_beyond_the_memory_are_ones_and_therefore_reserved():
+    entries = [0x2000 | P | W, 0x80000000 | P | W, 0, 0]
+    assert walk(entries, ACCESS_READ) == (FAULT, PRESENT | RESERVED, GVA)
+
+
+def paging_32(pde, pte, access, pse=cpu.CR4_PSE, user=False):
+    r = rig()
+    gva = 0xc0123abc
+    r.ram.store32(r_uint(0x5000 + 4 * (gva >> 22)), r_uint(pde))
+    r.ram.store32(r_uint(0x6000 + 4 * (gva >> 12 & 1023)), r_uint(pte))
+    r.segments(CODE_32, 0xc93 | (0x60 if user else 0))
+    r.state.update(CR0=cpu.CR0_PE | cpu.CR0_PG, CR3=0x5fff & ~0xfff | 0x18, CR4=pse, EFER=0, RFLAGS=2)
+    assert r.emulator.context.load()
+    outcome = r.emulator.walker.walk(r_uint(gva), access)
+    return outcome, int(r.emulator.walker.gpa) if outcome == OK else int(r.emulator.context.error)
+
+
+def test_32_bit_paging():
+    assert paging_32(0x6000 | P | W, 0x77000 | P | W, ACCESS_WRITE) == (OK, 0x77abc)
+    assert paging_32(0x6000 | P | W, 0x77000, ACCESS_WRITE) == (FAULT, WRITE)
+    assert paging_32(0, 0, ACCESS_READ, user=True) == (FAULT, USER)
+    assert paging_32(0x6000 | P | U, 0x77000 | P | W, ACCESS_READ, user=True) == (FAULT, PRESENT | USER)
+    assert paging_32(0x800000 | P | PS, 0, ACCESS_READ) == (OK, 0x923abc)
+    assert paging_32(0x800000 | 5 << 13 | P | PS, 0, ACCESS_READ) == (OK, 0x500923abc)            # PSE-36
+    assert paging_32(0x800000 | 1 << 21 | P | PS, 0, ACCESS_READ) == (FAULT, PRESENT | RESERVED)
+    assert paging_32(0x6000 | P | PS, 0x77000 | P, ACCESS_READ, pse=0) == (OK, 0x77abc)
+
+
+def test_pae_paging():
+    r = rig()
+    gva = 0xc0123abc
+    r.ram.store64(r_uint(0x5020 + 8 * 3), r_uint(0x6000 | P))
+    r.ram.store64(r_uint(0x6000 + 8 * (gva >> 21 & 511)), r_uint(0x7000 | P | W))
+    r.ram.store64(r_uint(0x7000 + 8 * (gva >> 12 & 511)), r_uint(0x1234567000 | P | W))
+    r.segments(CODE_32)
+    r.state.update(CR0=cpu.CR0_PE | cpu.CR0_PG, CR3=0x5020, CR4=cpu.CR4_PAE, EFER=0, RFLAGS=2)
+    assert r.emulator.context.load()
+    assert r.emulator.walker.walk(r_uint(gva), ACCESS_WRITE) == OK and int(r.emulator.walker.gpa) == 0x1234567abc
+    r.ram.store64(r_uint(0x7000 + 8 * (gva >> 12 & 511)), r_uint(1 << 55 | 0x1234567000 | P | W))
+    assert r.emulator.walker.walk(r_uint(gva), ACCESS_READ) == FAULT and int(r.emulator.context.error) == PRESENT | RESERVED
+    r.ram.store64(r_uint(0x5020 + 8 * 3), r_uint(0x6000 | P | W))
+    assert r.emulator.walker.walk(r_uint(gva), ACCESS_READ) == FAULT and int(r.emulator.context.error) == PRESENT | RESERVED
