@@ -100,6 +100,9 @@ start32:
     ljmp $KERNEL_CS, $start64_low
 
 no_long_mode:
+    movb $3, %al                        /* eight bits to a character, or Bochs cuts them to five */
+    movw $0x3fb, %dx
+    outb %al, %dx
     movl $no_long_mode_text, %esi
 1:  movw $0x3fd, %dx
 2:  inb  %dx, %al

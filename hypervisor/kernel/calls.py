@@ -19,7 +19,7 @@ from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec.context import AREA
 from hypervisor.spec.cpu import RFLAGS_FIXED, RFLAGS_IF
-from hypervisor.spec.layout import PAGE
+from hypervisor.spec.layout import PAGE, TASK_END
 from hypervisor.spec.vcpu import GROUPS, GROUP_CPUID, INSPECT, RING_BYTES
 
 R0 = r_uint(0)
@@ -334,6 +334,9 @@ def start(caller, slot, entry, stack, argument):
         return
     if target.state != call.STATE_NEW:
         caller.task.answer(status.BAD_STATE, R0)
+        return
+    if entry >= r_uint(TASK_END):       # IRET to an address that is not canonical would fault here, in ring 0
+        caller.task.answer(status.BAD_ADDRESS, R0)
         return
     target.state = call.STATE_RUNNING
     area = target.task.area

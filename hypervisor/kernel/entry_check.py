@@ -182,9 +182,7 @@ def code_data_rule(reader, n):
     if n == FS or n == GS:
         if not canonical(base):             # checked even when it is not usable
             return rules.RULE_BASE_CANONICAL
-    if not usable(reader, n):
-        if n == CS:
-            return rules.RULE_CS_USABLE
+    if n != CS and not usable(reader, n):       # of CS, the bit is not looked at
         return 0
     if n < FS and base > LOW32:
         return rules.RULE_BASE_HIGH

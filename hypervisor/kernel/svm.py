@@ -4,7 +4,7 @@ from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import svm as hw
-from hypervisor.kernel import limit
+from hypervisor.kernel import limit, svm_check
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.kernel.vendor import Vendor
@@ -267,6 +267,9 @@ class Svm(Vendor):
         if (bits.VECTOR_ERROR_MASK >> vector) & 1:
             event |= r_uint(svm.EVENT_ERROR) | error << 32
         vcpu.event = event
+
+    def explain(self, vcpu):
+        return svm_check.broken_rule(self, vcpu)
 
     def switch(self, old, new):
         """Nothing: VMSAVE and VMLOAD exchange all of it at every run."""

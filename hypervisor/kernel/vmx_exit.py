@@ -104,6 +104,8 @@ def decode_memory(vcpu):
 def decode_window(vcpu):
     """The preemption timer: an interrupt of the machine's may be waiting that should have ended the run itself."""
     vcpu.exit_length = R0
+    if vcpu.exit_code != r_uint(vmx.REASON_PREEMPTION_TIMER):
+        return
     vector = cpu.take_interrupt()
     if vector != R0:
         vcpu.exit_kind = kinds.INTERRUPT

@@ -60,7 +60,6 @@ INTEL = [
     (32, 'SS_DPL', 'SS.DPL is 0 when CR0.PE is clear or CS is a data segment', SEGMENTS),
     (33, 'SEGMENT_P', 'CS and the usable ES, SS, DS, FS, GS are present', SEGMENTS),
     (34, 'SEGMENT_G', 'a segment\'s limit and G agree: with G its low 12 bits are ones, without it its high 12 bits are zero', SEGMENTS),
-    (35, 'CS_USABLE', 'CS is usable', SEGMENTS),
     (36, 'TR_TYPE', 'TR is a busy TSS: of 32 or 64 bits, or of 16 bits outside long mode', SEGMENTS),
     (37, 'TR_USABLE', 'TR is a present, usable system segment', SEGMENTS),
     (38, 'LDTR_TYPE', 'LDTR, when usable, is a present LDT', SEGMENTS),

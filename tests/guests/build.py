@@ -195,6 +195,8 @@ GUESTS = [
             expect=[r"^echo: ready$", r"^echo: HELLO$", r"^echo: SECOND LINE$", r"^echo: done$"])]),
     _guest("stringio", 64, "INS and OUTS across pages", [
         Run(expect=[r"^stringio: this text lies on two pages$", r"^stringio: 0 errors$"])]),
+    _guest("bench", 64, "what each operation costs", [
+        Run("samples=20", bare=False, expect=[r"^bench: nop minimum \d+ ", r"^bench: \d+ rows, tsc \d+$"])]),
 ]
 
 BY_NAME = {guest.name: guest for guest in GUESTS}

@@ -136,17 +136,24 @@ def test_bochs_says_that_grub_cannot_load_it(good):
 
 
 def test_gdb_can_attach_before_the_first_instruction(file, kernel):  # noqa: F811
-    with subprocess.Popen(command(file('h0'), kernel, '--gdb'), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
+    process = subprocess.Popen(command(file('h0'), kernel, '--gdb', '--timeout', '60'), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    try:
         assert 'QEMU' in process.stderr.readline()
         assert 'target remote 127.0.0.1:1234' in process.stderr.readline()
         with connected(1234) as gdb:
-            gdb.sendall(b'+$p10#d1')                            # register 16: RIP, at the reset vector
-            assert b'f0ff' in gdb.recv(100)
+            gdb.sendall(b'+$g#67')                              # all registers: RIP, at the reset vector, is number 16
+            answer = b''
+            while b'#' not in answer:
+                answer += gdb.recv(4096)
+            assert answer.partition(b'$')[2][16 * 16:][:16] == b'f0ff000000000000'
             assert process.poll() is None
             gdb.sendall(b'+$D#44')                              # detach: the box runs
-        assert 'box off, status 0' in process.communicate(timeout=30)[0]
+            assert 'box off, status 0' in process.communicate(timeout=60)[0]
         assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def connected(port):

@@ -58,7 +58,7 @@ ENDINGS = [
     ('h0', 0, ''),
     ('h1', 1, ''),
     ('h7', 7, ''),
-    ('i0', 0, ''),                      # a guest that imitates the box's last line changes nothing
+    ('u', 0, ''),                       # a last line whose end was lost
     ('hf', 70, 'kernel stopped with a fault'),
     ('hc', 69, 'could not start: this processor is a fake'),
     ('ht', 70, 'before the box said that it was off'),
@@ -71,6 +71,12 @@ def test_run_ends_with_the_status_of_the_box(described, kernel, machine, letters
     result = run_box(described(letters), machine, kernel=kernel)
     assert (result.status, bool(result.message)) == (status, bool(message)), result
     assert message in result.message
+
+
+def test_guest_cannot_imitate_the_boxs_own_lines(described, kernel):
+    """The box runs on after them, and its status is its own."""
+    result = run_box(described('ieh5'), 'qemu', kernel=kernel, script=[('kernel fault', 'q')])
+    assert (result.status, result.message) == (5, ''), result
 
 
 @pytest.mark.parametrize('machine', MACHINES)
@@ -152,6 +158,13 @@ def test_two_boxes_run_beside_each_other(described, kernel, machine):
             box.wait_for('hello')
             box.type('q')
         assert (one.finish().status, other.finish().status) == (0, 3)
+
+
+def test_bochs_listens_on_no_port_of_this_machine(described, kernel):
+    """Its display is a VNC server without a password."""
+    with Box(described('he0'), 'bochs', kernel=kernel) as box:
+        box.wait_for('hello')
+        assert os.readlink('/proc/%d/ns/net' % box.emulator.process.pid) != os.readlink('/proc/self/ns/net')
 
 
 def test_edit_changes_what_boots(described, kernel):

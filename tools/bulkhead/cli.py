@@ -168,6 +168,7 @@ def run(file: File,
             terminal = sys.stdin.isatty() and sys.stdout.isatty()
             keyboard = runner.Keyboard(sys.stdin, terminal) if terminal or _is_piped(sys.stdin) else None
             if terminal:
+                say('keys go to the box: Ctrl-] switches to its next guest, Ctrl-A x ends it')
                 stack.enter_context(runner.raw_terminal(sys.stdin))
             ending = runner.Watch(emulated, runner.out_stream(), keyboard, _quiet_limit(quiet_limit, gdb), timeout, logged,
                                   progress.stop, keep_returns=terminal, patient=terminal and quiet_limit is None).run()

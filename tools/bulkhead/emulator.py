@@ -235,7 +235,7 @@ class Bochs(Emulator):
     """Bochs with an ISO in its CD drive."""
     name = 'Bochs'
 
-    def __init__(self, folder, monitor=False):
+    def __init__(self, folder, monitor=False, cpu_model=None):
         super().__init__()
         need('bochs')
         if folder.machine.memory > BOCHS_MOST_MEGABYTES << 20:
@@ -247,7 +247,7 @@ class Bochs(Emulator):
         self._open += [self.console, terminal]
         tty.setraw(terminal)
         os.set_blocking(self.console, False)
-        (self.folder / 'bochsrc').write_text(self.options(folder.machine, iso, os.ttyname(terminal)))
+        (self.folder / 'bochsrc').write_text(self.options(folder.machine, iso, os.ttyname(terminal), cpu_model or BOCHS_CPU))
         (self.folder / 'commands').write_text('c\n')
         self.output = open(self.folder / 'bochs.out', 'w+b')
         self._open.append(self.output)
@@ -260,14 +260,14 @@ class Bochs(Emulator):
             self._open.append(self.process.stdin)
 
     @staticmethod
-    def options(machine, iso, terminal):
+    def options(machine, iso, terminal, cpu_model=BOCHS_CPU):
         for file in ('BIOS-bochs-latest', 'VGABIOS-lgpl-latest'):
             if not (BOCHS_SHARE / file).exists():
                 raise Trouble('%s is not there: `make setup` installs it, or on Debian `apt install bochsbios vgabios`' % (BOCHS_SHARE / file))
         return '\n'.join([
             'config_interface: textconfig',
             'display_library: rfb, options="timeout=0"',
-            'cpu: model=%s, count=%d, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=0' % (BOCHS_CPU, machine.cpus),
+            'cpu: model=%s, count=%d, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=0' % (cpu_model, machine.cpus),
             'megs: %d' % (machine.memory >> 20),
             'romimage: file=%s/BIOS-bochs-latest' % BOCHS_SHARE,
             'vgaromimage: file=%s/VGABIOS-lgpl-latest' % BOCHS_SHARE,

@@ -3,6 +3,7 @@
  *   h  a line of a guest's        e  echo keys until 'q'             0..9  box off with that status
  *   f  a kernel fault, halt       c  cannot start, halt              s     silence: halt
  *   t  triple fault               l  says status 0, powers off as 1  w     says status 0 and stays on
+ *   u  box off with status 0, and the line has no end
  *   i  a guest's line that imitates the box's last one               m     the modules' names
  * COMMAND_LINE is where in the configuration blob the offset of that string stands.
  */
@@ -84,6 +85,7 @@ static void step(char letter)
     case 't':
         __asm__ volatile("lidt %0; ud2" : : "m"((struct { u8 zero[6]; }){{0}}));
     case 'l': say("bulkhead: box off, status 0\r\n"); power_off(1);
+    case 'u': say("bulkhead: box off, status 0"); power_off(0);
     case 'w': say("bulkhead: box off, status 0\r\n"); halt();
     default:
         status[26] = letter;

@@ -1,5 +1,7 @@
 """What must hold after every step, found in physical memory by an independent walk. The kernel's objects are asked only for roots, for
 page numbers of areas and for the arena's lists."""
+import struct
+
 from hypervisor.hw import image
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import compartments
@@ -9,7 +11,7 @@ from hypervisor.spec.call import STATE_ENDED
 from hypervisor.spec.layout import ARENA_BASE, DEVICE_BASE, KERNEL_BASE, PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
 from tests.unit.kernel import walker
 
-KERNEL_ROOT = 'kernel'
+LAST = {}               # what was read out last, to read it once only
 
 
 class Reach(object):
@@ -42,8 +44,8 @@ def check(machine):
 def one_owner(machine, reach):
     """No frame is reached from two owners' roots; message pages are the kernel's, in one task each; none of a compartment's frames
     is in the kernel root."""
-    count = len(owners(machine))
-    by = [None] * count
+    table = owners(machine)
+    by = bytearray(len(table))          # the owner whose roots reach the frame
     message = {}
     for (number, kind), pages in reach.spaces.items():
         expected = set(message_addresses(compartments[number])) if kind == 'task' else set()
@@ -58,22 +60,21 @@ def one_owner(machine, reach):
                 message[page.frame] = number
                 expected.remove(page.address)
                 continue
-            for frame in range(page.frame, page.frame + page.frames):
-                assert frame < count, 'a frame that no memory has: %#x' % frame
-                assert by[frame] in (None, number), 'frame %#x is reached by %r and by %r' % (frame, by[frame], number)
-                by[frame] = number
+            here = slice(page.frame, page.frame + page.frames)
+            owner = bytearray([FIRST_COMPARTMENT + number]) * page.frames
+            assert here.stop <= len(table), 'a frame that no memory has: %#x' % page.frame
+            assert table[here] == owner, 'frames %#x of %r are reached by %d' % (page.frame, set(table[here]), number)
+            assert by[here].strip(b'\0' + bytes(owner[:1])) == b'', 'frames %#x are reached by two' % page.frame
+            by[here] = owner
         assert not expected, 'message pages that are not mapped: %r' % (expected,)
-    table = owners(machine)
-    for frame in range(count):
-        if by[frame] is not None:
-            assert table[frame] == FIRST_COMPARTMENT + by[frame], 'frame %#x is reached by %d, owned by %d' % (frame, by[frame], table[frame])
     for frame in message:
         assert table[frame] == KERNEL
     for page in reach.kernel:
         if page.address == DEVICE_BASE:
             continue
-        for frame in range(page.frame, page.frame + page.frames):
-            assert by[frame] is None and table[frame] in (0, KERNEL), 'the kernel reaches frame %#x of %r' % (frame, table[frame])
+        here = slice(page.frame, page.frame + page.frames)
+        assert not any(by[here]), 'the kernel reaches frames that others reach, from %#x' % page.frame
+        assert set(table[here]) <= set([0, KERNEL]), 'the kernel reaches frames of %r, from %#x' % (set(table[here]), page.frame)
 
 
 def entry_page(address):
@@ -103,25 +104,43 @@ def rights(reach):
                 assert not (page.writable and page.executable), 'task %d: %r' % (number, page)
 
 
-def chain(machine, head, most):
-    """Pages in a list of the arena, through its side table in physical memory. Most: more are a cycle."""
-    found = []
+def links(machine):
+    """The arena's side table in physical memory: for each page the one that follows it in its list."""
+    count = int(arena.end - arena.base) // PAGE
+    content = machine.memory.take(int(arena.links), 8 * count)
+    if content != LAST.get('links'):
+        LAST['links'], LAST['words'], LAST['free'] = content, struct.unpack('<%dQ' % count, content), {}
+    return LAST['words']
+
+
+def free_pages(following):
+    """The list of free pages, walked again only when it may have changed."""
+    head = int(arena.free)
+    if head not in LAST['free']:
+        found = chain(following, head)
+        LAST['free'][head] = found, set(found)
+    return LAST['free'][head]
+
+
+def chain(following, head):
+    """The pages of a list of the arena."""
+    found, base = [], int(arena.base)
     while head:
         found.append(head)
-        assert len(found) <= most, 'a list of arena pages that never ends'
-        head = machine.memory.word(int(arena.links) + ((head - int(arena.base)) >> 12) * 8)
+        assert len(found) <= len(following), 'a list of arena pages that never ends'
+        head = following[(head - base) >> 12]
     return found
 
 
 def pages_of_the_arena(machine, reach):
     """Every page of the arena is free, or on one account, or the kernel's since boot; what a root reaches is on its owner's account."""
     total = int(arena.end - arena.base) // PAGE
-    free = chain(machine, int(arena.free), total)
-    assert len(free) == arena.free_count
-    seen = set(free)
-    assert len(seen) == len(free)
+    following = links(machine)
+    free, seen = free_pages(following)
+    assert len(free) == arena.free_count == len(seen)
+    seen = set(seen)
     for c in compartments:
-        account = chain(machine, int(c.pages_head), total)[:c.pages_count]
+        account = chain(following, int(c.pages_head))[:c.pages_count]
         assert len(account) == c.pages_count, 'compartment %d: its list is shorter than its count' % c.number
         if c.state == STATE_ENDED or not c.used:
             assert not account, 'compartment %d has ended and still holds pages' % c.number

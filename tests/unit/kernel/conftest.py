@@ -15,12 +15,11 @@ settings.load_profile('kernel')
 BOOTED = {}
 
 
-def booted(**options):
-    """One boot per kind of machine; each use starts from the state right after it."""
-    key = repr(sorted(options.items()))
-    if key not in BOOTED:
-        BOOTED[key] = machines.Booted(**options)
-    return BOOTED[key].fresh()
+def booted(prepare=None):
+    """One boot per way to prepare the box; each use starts from the state right after it."""
+    if prepare not in BOOTED:
+        BOOTED[prepare] = machines.Booted(prepare)
+    return BOOTED[prepare].fresh()
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def box():
 
 @pytest.fixture
 def fresh():
-    """Called by a property for each example: fresh() is a box that has just booted."""
+    """Called by a property for each example: fresh(prepare) is a box that has just booted and been prepared by prepare(box)."""
     yield booted
     machines.disconnect()
 

@@ -356,12 +356,14 @@ def disconnect():
 
 
 class Booted(object):
-    """A machine that has just booted, as often as it is wanted."""
+    """A machine that has just booted, and that prepare(machine) has brought further, as often as it is wanted."""
 
-    def __init__(self, **options):
+    def __init__(self, prepare=None, **options):
         PRISTINE.restore()
         self.machine = Machine(**options)
         assert self.machine.boot() == refusal.NONE
+        if prepare is not None:
+            prepare(self.machine)
         self.objects = singletons.Snapshot()
         self.pages = self.machine.memory.copy()
         self.leaves, self.msr, self.register = dict(self.machine.cpu.leaves), dict(self.machine.cpu.msr), dict(self.machine.cpu.register)

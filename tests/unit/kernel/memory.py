@@ -27,6 +27,7 @@ class Memory(object):
         self.physical = {}
         self.view = None
         self.watch = None
+        self.parsed = {}                    # content of a page -> its words that are not zero
 
     def frame(self, number):
         """The bytes of a physical page."""
@@ -91,9 +92,13 @@ class Memory(object):
             if self.watch is not None:
                 self.watch(number * PAGE + offset, count, None)
 
-    def physical_words(self, hpa):
-        """A table page as 512 words."""
-        return struct.unpack('<512Q', bytes(self.frame(hpa >> 12)))
+    def entries(self, hpa):
+        """The words of a page that are not zero, as (index, word)."""
+        content = bytes(self.frame(hpa >> 12))
+        found = self.parsed.get(content)
+        if found is None:
+            found = self.parsed[content] = [(index, word) for index, word in enumerate(struct.unpack('<512Q', content)) if word]
+        return found
 
     def put(self, hpa, data):
         """Write physical memory as a boot loader, a task or a guest would."""
@@ -119,6 +124,7 @@ class Memory(object):
         pages, self.view = saved
         self.physical = dict((number, bytearray(content)) for number, content in pages.items())
         self.watch = None
+        self.parsed.clear()
 
 
 def install(module, memory):

@@ -26,17 +26,15 @@ def tables(memory, root):
 def _tables(memory, hpa, level, found):
     if level == 1:
         return
-    for entry in memory.physical_words(hpa):
-        if entry & 7 and not (level == 2 and entry & 0x80):
+    for _, entry in memory.entries(hpa):
+        if not (level == 2 and entry & 0x80):
             found.append(entry & FRAME_BITS)
             _tables(memory, entry & FRAME_BITS, level - 1, found)
 
 
 def _table(memory, hpa, level, address, kind, writable, executable, user):
     shift = 12 + 9 * (level - 1)
-    for index, entry in enumerate(memory.physical_words(hpa)):
-        if entry == 0:
-            continue
+    for index, entry in memory.entries(hpa):
         at = address | index << shift
         if level == 4 and index >= 256 and kind == AMD:
             at |= 0xffff000000000000

@@ -12,7 +12,7 @@ from hypervisor.manager.config import Config
 from hypervisor.manager.frames import Modules
 from hypervisor.manager.vm import Vm
 from hypervisor.spec.config import MAX_VMS
-from tests.unit.fake_kernel import StrictMemory
+from tests.unit.fake_kernel import StrictMemory, quick
 from tests.unit.manager import blob
 
 BASE = 0x80000000
@@ -20,20 +20,9 @@ FREE_FRAMES = (1 << 30) // 4096
 
 
 @pytest.fixture(autouse=True, scope='module')
-def quick_load():
-    """Reading bytes through the foreign-function machinery is most of these tests' time: read the same memory directly."""
-    plain = memory.load8
-    memory.load8 = load8
-    yield
-    memory.load8 = plain
-
-
-def load8(address):
-    address = int(address)
-    try:
-        return r_uint(memory.fake.pages[address >> 12][address & 4095])
-    except KeyError:
-        raise memory.FakeFault(address)
+def quickly():
+    with quick():
+        yield
 
 
 def check(data, module_bytes=(1, None, 9, 9, 9, 9, 9, 9), free=FREE_FRAMES):
@@ -86,7 +75,7 @@ def test_no_string_reads_as_an_empty_one():
     (blob.seal(GOOD[:20] + struct.pack('<I', 3) + GOOD[24:]), config.NO_ROOM_FOR_RECORDS),
     (blob.seal(GOOD[:20] + struct.pack('<I', 0xffffffff) + GOOD[24:]), config.TOO_MANY_VMS),
     (GOOD.ljust((1 << 20) + 1, 'x'), config.TOO_LONG),
-])
+], ids=lambda value: repr(value) if isinstance(value, int) else 'blob')
 def test_a_damaged_frame_of_the_blob_is_refused(data, expected):
     assert code(data) == expected
 
@@ -124,12 +113,13 @@ def one(**changes):
     (one(command_line=100000), config.STRING_OUTSIDE), (one(command_line=0xffffffff), config.STRING_OUTSIDE),
     (one(command_line='x' * 1024), config.OK), (one(command_line='x' * 1025), config.STRING_ENDLESS),
     (one(modules=[(4, 30)]), config.STRING_OUTSIDE),
-    (one(modules=[(4, 'x' * 1024), (5, 'y' * 1024), (6, 'z' * 1013)], command_line=''), config.OK),
-    (one(modules=[(4, 'x' * 1024), (5, 'y' * 1024), (6, 'z' * 1014)], command_line=''), config.STRINGS_TOO_LONG),
-])
+    (one(modules=[(4, 'x' * 1024), (5, 'y' * 1024), (6, 'z' * 1014)], command_line=''), config.OK),
+    (one(modules=[(4, 'x' * 1024), (5, 'y' * 1024), (6, 'z' * 1015)], command_line=''), config.STRINGS_TOO_LONG),
+], ids=lambda value: repr(value) if isinstance(value, int) else 'blob')
 def test_a_record_that_breaks_a_rule_is_refused_with_its_sentence(data, expected):
     answer, parser = check(data)
-    assert config.TABLE[[c for c, _, _ in config.TABLE].index(answer)][1] == config.TABLE[[c for c, _, _ in config.TABLE].index(expected)][1]
+    names = dict((number, name) for number, name, _ in config.TABLE)
+    assert names[answer] == names[expected]
     assert (answer == config.OK) == (parser.culprit == -1)
 
 
@@ -169,7 +159,7 @@ def test_every_sentence_but_the_callers_is_provoked_here():
 
 def test_each_changed_byte_is_refused():
     for position in range(len(GOOD)):
-        for change in (1, 0x80, 0xff):
+        for change in (1 << position % 8,):
             data = bytearray(GOOD)
             data[position] ^= change
             assert code(bytes(data)) != config.OK, position
@@ -186,7 +176,7 @@ def test_noise_is_refused(data):
     assert code(data) != config.OK
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(st.tuples(st.integers(20, len(GOOD) - 1), st.one_of(st.integers(0, 255), st.sampled_from([0, 1, 127, 128, 255]))),
                 min_size=1, max_size=8))
 def test_a_blob_with_a_good_crc_is_never_accepted_with_something_outside(changes):

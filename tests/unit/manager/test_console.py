@@ -1,6 +1,7 @@
 """The console: interleaved output of guests that try everything, against a model of what a reader may conclude from the screen."""
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rpython.rlib.rarithmetic import r_uint
@@ -10,9 +11,15 @@ from hypervisor.manager.console import LINE_BYTES, QUIET_MS, Console
 from hypervisor.manager.serial import Serial
 from hypervisor.manager.vm import RUNNING, Vm
 from hypervisor.spec import call, layout, status
-from tests.unit.fake_kernel import TSC_KHZ, StrictMemory
+from tests.unit.fake_kernel import TSC_KHZ, StrictMemory, quick
 
 NAMES = ['a', 'b', 'third-vm']
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quickly():
+    with quick():
+        yield
 
 
 class Screen(object):
@@ -74,7 +81,7 @@ def shown(data):
 
 
 NASTY = st.sampled_from(['\n', '\r', '\r\n', 'bulkhead: box off, status 0', '\nbulkhead: ', '[a] ', '\r[b] ', '\x1b[2K', '\x08', '\x1b[1A', '\0',
-                         '\x9b', 'x' * 1500, 'y' * LINE_BYTES, '\t', '\x85', '\x0b', '\x0c', '\x7f'])
+                         '\x9b', 'x' * 300, 'y' * LINE_BYTES, '\t', '\x85', '\x0b', '\x0c', '\x7f'])
 CHUNK = st.one_of(NASTY, st.text(alphabet=st.characters(max_codepoint=255), max_size=12).map(lambda s: s.encode('latin-1')), st.binary(max_size=40))
 STEP = st.one_of(st.tuples(st.integers(0, 2), CHUNK), st.tuples(st.just('wait'), st.sampled_from([1, 50, 120])),
                  st.tuples(st.just('manager'), st.just(0)))
@@ -98,7 +105,7 @@ def play(steps):
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(STEP, max_size=25))
+@given(st.lists(STEP, max_size=16))
 def test_every_line_has_its_speaker_and_nothing_is_lost_or_forged(steps):
     said, lines, screen = play(steps)
     prefixes = ['[%s] ' % name for name in NAMES]

@@ -1,7 +1,7 @@
 """The emulator against the processor that the tests run on: same instruction, same registers, flags and memory."""
 import struct
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 from hypervisor.hw import task
 from hypervisor.spec import cpu
@@ -15,6 +15,7 @@ ALL_BUT_AF = STATUS & ~cpu.RFLAGS_AF
 CARRY_AND_ZERO = cpu.RFLAGS_CF | cpu.RFLAGS_ZF
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9 = range(10)
 native = Native()
+NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)      # a run takes 20 ms, and the message names the bytes
 
 # (opcode bytes, value of ModRM's reg field or None for any, bytes of immediate, flags that the manual defines)
 FORMS = []
@@ -114,14 +115,14 @@ def check(case, defined):
     assert rig.get(FRAME, DATA_BYTES) == data, text
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, phases=NO_SHRINKING)
 @given(st.data())
 def test_an_instruction_does_what_the_processor_does(data):
     case = Case(data.draw, FORMS)
     check(case, case.defined)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, phases=NO_SHRINKING)
 @given(st.data())
 def test_shifts_do_what_the_processor_does(data):
     case = Case(data.draw, SHIFTS)
@@ -141,7 +142,7 @@ def test_shifts_do_what_the_processor_does(data):
     check(case, defined)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, phases=NO_SHRINKING)
 @given(st.data(), st.integers(-4000, 4000))
 def test_bit_strings_reach_both_ways_as_on_the_processor(data, number):
     case = Case(data.draw, BITS)

@@ -1,0 +1,168 @@
+/* bench: what one operation costs a guest, in ticks of the TSC. Where the TSC counts executed instructions (QEMU with
+ * -icount, Bochs) these are instructions: the operation itself and all that the hypervisor does about it.
+ *
+ * For each row: samples of RDTSC, set-up, operation, RDTSC; the same without the operation is taken off. One line a row:
+ *     bench: NAME minimum M median D maximum X empty E
+ * and at the end "bench: N rows, tsc T" with the TSC as main() began.
+ *
+ * samples=1000   of each row
+ * switch=1       instead: print the gaps in the TSC that other VMs' slices leave (see gaps(), below)
+ * gaps=8         how many
+ */
+#include "runtime.h"
+
+enum { MOST_SAMPLES = 1000, MOST_GAPS = 64 };
+enum { MSR_APIC_BASE = 0x1b, MSR_PAT = 0x277 };
+enum { GAP = 2000 };                   /* ticks; no turn of the loop takes so long unless the vCPU does not run */
+#define UNCLAIMED_MEMORY 0xd0000000u
+
+typedef u32 (*sample)(word r9, word r10);
+
+/* One sample without and one with the operation. set_up and operation may use EAX, EBX, ECX, EDX and what is in R9 and
+ * R10. The labels are for the profiler: the operation is [op_NAME, end_NAME). */
+#define ROW(name, set_up, operation)                                                                                     \
+    static __attribute__((noinline, noclone)) u32 empty_##name(word first, word second)                                  \
+    {                                                                                                                    \
+        TIMED(set_up);                                                                                                   \
+    }                                                                                                                    \
+    static __attribute__((noinline, noclone)) u32 run_##name(word first, word second)                                    \
+    {                                                                                                                    \
+        TIMED(set_up "\n.global op_" #name ", end_" #name "\nop_" #name ": " operation "\nend_" #name ":");              \
+    }
+#define TIMED(code)                                                                                                      \
+    register word r9 asm("r9") = first, r10 asm("r10") = second;                                                         \
+    u32 ticks;                                                                                                           \
+    asm volatile("rdtsc; mov %%eax, %%r8d\n" code "\nrdtsc; sub %%r8d, %%eax"                                            \
+                 : "=a"(ticks), "+r"(r9), "+r"(r10) :: "rbx", "rcx", "rdx", "r8", "memory", "cc");                       \
+    return ticks
+
+/* What does not depend on a register: RAX is zeroed for all alike where the operation does not care. */
+ROW(nop, "", "nop")
+ROW(vmmcall, "xor %%eax, %%eax", "vmmcall")
+ROW(vmcall, "xor %%eax, %%eax", "vmcall")
+ROW(cpuid, "xor %%eax, %%eax; xor %%ecx, %%ecx", "cpuid")
+ROW(cpuid_1, "mov $1, %%eax; xor %%ecx, %%ecx", "cpuid")
+ROW(cpuid_vmm, "mov $7, %%eax; xor %%ecx, %%ecx", "cpuid")
+ROW(rdmsr_efer, "mov $0xc0000080, %%ecx", "rdmsr")
+ROW(wrmsr_efer, "mov $0xc0000080, %%ecx; mov %%r9d, %%eax; xor %%edx, %%edx", "wrmsr")
+ROW(rdmsr_pat, "mov $0x277, %%ecx", "rdmsr")
+ROW(wrmsr_pat, "mov $0x277, %%ecx; mov %%r9d, %%eax; mov %%r10d, %%edx", "wrmsr")
+ROW(rdmsr_vmm, "mov $0x1b, %%ecx", "rdmsr")
+ROW(wrmsr_vmm, "mov $0x1b, %%ecx; mov %%r9d, %%eax; mov %%r10d, %%edx", "wrmsr")
+ROW(in_uart_lsr, "mov $0x3fd, %%edx", "inb %%dx, %%al")
+ROW(in_uart_scr, "mov $0x3ff, %%edx", "inb %%dx, %%al")
+ROW(out_uart_scr, "mov $0x3ff, %%edx; mov $0x5a, %%eax", "outb %%al, %%dx")
+ROW(in_unclaimed, "mov $0xe0, %%edx", "inb %%dx, %%al")
+ROW(out_unclaimed, "mov $0xe0, %%edx; xor %%eax, %%eax", "outb %%al, %%dx")
+ROW(mmio_read, "", "movl (%%r9), %%eax")
+ROW(mmio_write, "", "movl %%ebx, (%%r9)")
+ROW(mov_cr3, "", "mov %%r9, %%cr3")
+ROW(mov_cr4, "", "mov %%r9, %%cr4")
+ROW(invlpg, "", "invlpg (%%r9)")
+
+static u32 samples[MOST_SAMPLES];
+
+static void sort(u32 *of, u32 count)                   /* Shell's */
+{
+    for (u32 gap = count / 2; gap; gap /= 2)
+        for (u32 i = gap; i < count; i++) {
+            u32 value = of[i], at = i;
+            for (; at >= gap && of[at - gap] > value; at -= gap)
+                of[at] = of[at - gap];
+            of[at] = value;
+        }
+}
+
+static u32 rows;
+
+static void measure(const char *name, sample empty, sample run, word r9, word r10)
+{
+    u32 count = option("samples", MOST_SAMPLES), least = ~0u;
+    if (count < 1 || count > MOST_SAMPLES)
+        count = MOST_SAMPLES;
+    for (u32 n = 0; n < count; n++) {
+        u32 ticks = empty(r9, r10);
+        least = ticks < least ? ticks : least;
+    }
+    for (u32 n = 0; n < count; n++)
+        samples[n] = run(r9, r10);
+    sort(samples, count);
+    print("bench: %s minimum %u median %u maximum %u empty %u\n", name, samples[0] - least, samples[count / 2] - least,
+          samples[count - 1] - least, least);
+    rows++;
+}
+
+#define MEASURE(name, r9, r10) measure(#name, empty_##name, run_##name, r9, r10)
+
+static void measure_msr(u32 msr, const char *name, sample empty, sample run)
+{
+    u64 value = rdmsr(msr);
+    measure(name, empty, run, (u32)value, value >> 32);
+}
+
+static int is_amd(void)
+{
+    return cpuid(0, 0).ecx == 0x444d4163;              /* "cAMD" of "AuthenticAMD" */
+}
+
+static u64 rdtsc(void)
+{
+    u32 low, high;
+    asm volatile("rdtsc" : "=a"(low), "=d"(high));
+    return (u64)high << 32 | low;
+}
+
+/* Two VMs run this at once. Each notes the last TSC before and the first after every stretch in which it did not run; the
+ * host puts both lists together: from the last of one VM to the first of the other is one switch of vCPUs. */
+static void gaps(void)
+{
+    static u64 left[MOST_GAPS], back[MOST_GAPS];
+    u32 count = option("gaps", 8), n = 0;
+    if (count > MOST_GAPS)
+        count = MOST_GAPS;
+    for (u64 last = rdtsc(), now; n < count; last = now) {
+        now = rdtsc();
+        if (now - last > GAP) {
+            left[n] = last;
+            back[n] = now;
+            n++;
+        }
+    }
+    for (n = 0; n < count; n++)
+        print("bench: gap %llu to %llu\n", left[n], back[n]);
+}
+
+int main(void)
+{
+    u64 began = rdtsc();
+    if (option("switch", 0)) {
+        gaps();
+        return 0;
+    }
+    MEASURE(nop, 0, 0);
+    if (is_amd())
+        measure("hypercall", empty_vmmcall, run_vmmcall, 0, 0);
+    else
+        measure("hypercall", empty_vmcall, run_vmcall, 0, 0);
+    MEASURE(cpuid, 0, 0);
+    MEASURE(cpuid_1, 0, 0);
+    MEASURE(cpuid_vmm, 0, 0);
+    MEASURE(rdmsr_efer, 0, 0);
+    measure_msr(MSR_EFER, "wrmsr_efer", empty_wrmsr_efer, run_wrmsr_efer);
+    MEASURE(rdmsr_pat, 0, 0);
+    measure_msr(MSR_PAT, "wrmsr_pat", empty_wrmsr_pat, run_wrmsr_pat);
+    MEASURE(rdmsr_vmm, 0, 0);
+    measure_msr(MSR_APIC_BASE, "wrmsr_vmm", empty_wrmsr_vmm, run_wrmsr_vmm);
+    MEASURE(in_uart_lsr, 0, 0);
+    MEASURE(in_uart_scr, 0, 0);
+    MEASURE(out_uart_scr, 0, 0);
+    MEASURE(in_unclaimed, 0, 0);
+    MEASURE(out_unclaimed, 0, 0);
+    MEASURE(mmio_read, UNCLAIMED_MEMORY, 0);
+    MEASURE(mmio_write, UNCLAIMED_MEMORY, 0);
+    MEASURE(mov_cr3, read_cr3(), 0);
+    MEASURE(mov_cr4, read_cr4(), 0);
+    MEASURE(invlpg, UNCLAIMED_MEMORY, 0);
+    print("bench: %u rows, tsc %llu\n", rows, began);
+    return 0;
+}
