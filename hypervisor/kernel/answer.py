@@ -34,6 +34,10 @@ def vcpu_run(caller, slot, deadline):
         caller.task.answer(status.BAD_SLOT, R0)
         return
     vcpu = vcpus[intmask(caller.first[intmask(slot)])]
+    if vcpu.outstanding and not vcpu.told:      # it came while the VMM waited for something else: no answer to it can be there yet
+        vcpu.told = True
+        caller.task.answer(status.OK, r_uint(call.REASON_EXIT))
+        return
     if vcpu.outstanding or not vcpu.started:
         rule = take_answer(vcpu)
         if rule != 0:
@@ -139,10 +143,12 @@ def deliver(vcpu):
     memory.store64(page + EXIT['FLAGS'], vcpu.exit_flags)
     memory.store64(page + EXIT['VALUE'], vcpu.exit_value)
     vcpu.outstanding = True
+    vcpu.told = False
     vcpu.ready = False
     task = vcpu.compartment.task
     task.owes = True
     if task.blocked == IN_VCPU_RUN and task.vcpu is vcpu:
+        vcpu.told = True
         task.answer(status.OK, r_uint(call.REASON_EXIT))
         task.wake()
 

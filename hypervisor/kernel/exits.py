@@ -104,8 +104,10 @@ def cpuid(vcpu):
         return
     slot = vcpu.cpuid + (r_uint(group) * LEAVES + index) * 16
     ecx = memory.load32(slot + 8)
-    if leaf == r_uint(1) and switcher.vendor.get(vcpu, fields.CR4) & r_uint(bits.CR4_OSXSAVE) != R0:
-        ecx |= OSXSAVE
+    if leaf == r_uint(1):
+        ecx &= ~OSXSAVE
+        if switcher.vendor.get(vcpu, fields.CR4) & r_uint(bits.CR4_OSXSAVE) != R0:
+            ecx |= OSXSAVE
     cpuid_result(vcpu, memory.load32(slot), memory.load32(slot + 4), ecx, memory.load32(slot + 12))
 
 

@@ -120,20 +120,19 @@ def unmap_pages(task, target, address, count, rights):
     done = R0
     if space.root == R0:
         done = count
-    while done < count:
+    while done < count and code == status.OK:
         at = address + (done << 12)
-        if space.large_at(at):
-            if at & NOT_LARGE_ALIGNED != R0 or count - done < FRAMES_PER_LARGE:
-                task.answer(status.BAD_RANGE, done)
-                return
+        if not space.large_at(at):
+            forget(space.unmap(at), r_uint(1))
+            done += 1
+        elif at & NOT_LARGE_ALIGNED == R0 and count - done >= FRAMES_PER_LARGE:
             forget(space.unmap_large(at), FRAMES_PER_LARGE)
             done += FRAMES_PER_LARGE
         else:
-            forget(space.unmap(at), r_uint(1))
-            done += 1
+            code = status.BAD_RANGE
     if guest:
         target.flush_nested()
-    task.answer(status.OK, done)
+    task.answer(code, done)
 
 
 def forget(entry, count):

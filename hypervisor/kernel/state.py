@@ -116,7 +116,11 @@ def apply(vcpu, dirty):
         if rule != 0:
             return rule
     if dirty & r_uint(GROUP_FLOW) != R0:
-        return apply_flow(vcpu, page)
+        rule = apply_flow(vcpu, page)
+        if rule != 0:
+            return rule
+    if dirty & r_uint(GROUP_FLOW | GROUP_CONTROL | GROUP_SEGMENT) != R0:
+        return rip_rule(vcpu)
     return 0
 
 
@@ -184,18 +188,24 @@ def apply_tables(vcpu, page):
 
 
 def apply_flow(vcpu, page):
-    """Last, because what RIP may be depends on CS and EFER as they are by now."""
     rip = memory.load64(page + STATE['RIP'])
     rflags = memory.load64(page + STATE['RFLAGS'])
     if rflags & ~RFLAGS_ALLOWED != R0 or rflags & r_uint(bits.RFLAGS_FIXED) == R0:
         return rules.RULE_RFLAGS
     vendor = switcher.vendor
+    vendor.set(vcpu, fields.RIP, rip)
+    vendor.set(vcpu, fields.RFLAGS, rflags)
+    return 0
+
+
+def rip_rule(vcpu):
+    """Last, because what RIP may be depends on CS and EFER as they are by now. Returns 0 or the broken rule."""
+    vendor = switcher.vendor
+    rip = vendor.get(vcpu, fields.RIP)
     long_code = (vendor.get(vcpu, fields.EFER) & r_uint(bits.EFER_LMA) != R0 and
                  vendor.get(vcpu, fields.CS_ATTRIBUTES) & r_uint(1 << 9) != R0)
     if not canonical(rip) or (not long_code and rip > LIMIT32):
         return rules.RULE_RIP
-    vendor.set(vcpu, fields.RIP, rip)
-    vendor.set(vcpu, fields.RFLAGS, rflags)
     return 0
 
 

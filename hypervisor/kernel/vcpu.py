@@ -22,6 +22,7 @@ class Vcpu(Context):
         self.index = 0              # in its VM
         self.started = False        # the VMM has run it once
         self.outstanding = False
+        self.told = False           # the VMM knows of the outstanding exit
         self.flush = False          # nested translations must be dropped before the next entry
         # Memory
         self.area = R0              # hva of the register area (spec/context.py AREA)

@@ -42,7 +42,6 @@ TABLE = [
     (30, 'TOO_MANY_MODULES', 'it has more modules than a VM may have'),
     (31, 'IMAGE_KIND_UNKNOWN', 'its image is of an unknown kind'),
     (32, 'FLAG_UNKNOWN', 'it has a flag that this manager does not know'),
-    (33, 'RESERVED_USED', 'its reserved field is not zero'),
     (34, 'LOAD_OUTSIDE', 'its load address lies outside its RAM'),
     (35, 'STRING_OUTSIDE', 'a string of it does not lie behind the VM records'),
     (36, 'STRING_ENDLESS', 'a string of it is not terminated or longer than 1024 bytes'),
@@ -192,13 +191,12 @@ class Config(object):
         vm.image_kind = view.u32(record + VM['IMAGE_KIND'])
         vm.flags = view.u32(record + VM['FLAGS'])
         vm.restarts = view.u32(record + VM['RESTARTS'])
+        vm.time_limit = view.u32(record + VM['TIME_LIMIT'])
         vm.load_address = view.u64(record + VM['LOAD_ADDRESS'])
         if vm.image_kind != boot.IMAGE_FLAT and vm.image_kind != boot.IMAGE_MULTIBOOT:
             return IMAGE_KIND_UNKNOWN
         if vm.flags & ~FLAGS_KNOWN != 0:
             return FLAG_UNKNOWN
-        if view.u32(record + VM['RESERVED']) != 0:
-            return RESERVED_USED
         if vm.image_kind == boot.IMAGE_FLAT and vm.load_address >= view.u64(record + VM['RAM_BYTES']):
             return LOAD_OUTSIDE
         return OK

@@ -14,7 +14,7 @@ from hypervisor.manager.recall import Recall
 from hypervisor.manager.serial import Serial
 from hypervisor.manager.table import Table, ended_well
 from hypervisor.manager.vm import ABSENT, ENDED, GONE, RUNNING, Vm
-from hypervisor.spec import exit, layout, status
+from hypervisor.spec import ending, exit, layout, status
 from hypervisor.spec.call import READ, SLOT_MODULE, SLOT_SELF, STATE_ENDED
 from hypervisor.spec.config import MAX_VMS, MODULE_CONFIG
 from hypervisor.spec.vcpu import INSPECT
@@ -112,11 +112,12 @@ class Manager(object):
 
     def turn(self):
         """Everything once: keyboard, output, ended VMs. Then wait, unless there is more to do."""
-        self.serial.poll()
-        more = self.serve_all(rdtsc())
+        typed = self.serial.poll()
+        more = self.serve_all(rdtsc()) or typed
         self.console.type(rdtsc())
         self.collect(rdtsc() + self.box.tsc_khz * r_uint(POLL_MS), more)
         self.handle_ends()
+        self.enforce_limits()
 
     def serve_all(self, now):
         """Serve each VM. Returns whether one of them has more to do at once."""
@@ -142,6 +143,20 @@ class Manager(object):
             vm = self.vms[n]
             if vm.state == RUNNING and self.signals & vm.end_signal != r_uint(0):
                 self.examine(vm)
+
+    def enforce_limits(self):
+        """End each VM that has had the processor for longer than its configuration allows."""
+        for n in range(self.count):
+            vm = self.vms[n]
+            if vm.state == RUNNING and vm.time_limit != 0 and self.has_had(vm, r_uint(vm.time_limit)):
+                call.stop(vm.compartment, ending.TIME_LIMIT, r_uint(vm.time_limit))
+
+    def has_had(self, vm, milliseconds):
+        """Have its vCPUs run for so long? The VMM's own time counts as well: it works for its guest."""
+        if call.inspect(vm.compartment) != status.OK:
+            return False
+        ticks = self.word(INSPECT['TICKS']) + self.word(INSPECT['VMM_TICKS'])
+        return ticks > milliseconds * self.box.tsc_khz
 
     def examine(self, vm):
         """The VM is said to have ended: note how, show its last words."""

@@ -122,11 +122,13 @@ class Serial(Sink):
         self.input_count += 1
 
     def poll(self):
-        """Take in what has come, at most what the port's own FIFO holds."""
+        """Take in what has come, at most what the port's own FIFO holds. Returns whether something came: then more may follow soon."""
+        before = self.input_count
         for _ in range(FIFO_BYTES):
             status = self.status()
             if status == NOBODY or status & DATA_READY == 0:
-                return
+                break
+        return self.input_count > before
 
     def next(self):
         """The oldest byte that has come in, or -1."""

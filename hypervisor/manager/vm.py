@@ -49,6 +49,7 @@ class Vm(object):
         self.image_kind = 0
         self.flags = 0
         self.restarts = 0
+        self.time_limit = 0                 # milliseconds of processor time, 0: none
         self.command_line = 0               # offset in the blob, 0: none
         self.module_count = 0
         self.modules = [0] * call.GUEST_MODULES

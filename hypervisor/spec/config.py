@@ -16,11 +16,13 @@ MODULE_MANAGER, MODULE_CONFIG, MODULE_FIRST = 0, 1, 2
 
 HEADER = offsets(['MAGIC', ('VERSION', 4), ('BYTES', 4), ('CRC', 4), ('VMS', 4)])
 VM = offsets(
+    # TIME_LIMIT: milliseconds of processor time after which the manager ends the VM; 0: none
     [('NAME', 32),                                  # NUL-padded, at most 31 bytes of [a-z0-9_-]
      'RAM_BYTES',                                   # multiple of 2 MiB
      'LOAD_ADDRESS',                                # flat images only
      ('VMM_MODULE', 4), ('IMAGE_MODULE', 4), ('IMAGE_KIND', 4), ('FLAGS', 4), ('RESTARTS', 4), ('COMMAND_LINE_STRING', 4),
-     ('MODULE_COUNT', 4), ('RESERVED', 4)] +
+     ('MODULE_COUNT', 4),
+     ('TIME_LIMIT', 4)] +
     [field for n in range(GUEST_MODULES) for field in (('MODULE_%d' % n, 4), ('MODULE_%d_STRING' % n, 4))])
 assert HEADER['END'] % 8 == 0 and VM['END'] % 8 == 0
 

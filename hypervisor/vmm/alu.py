@@ -4,7 +4,7 @@ Values are r_uint cut to `size` bytes (1, 2, 4, 8). What the manuals leave undef
 one (OF of shifts) or zero (AF of logic and shifts).
 Source: Intel SDM Vol. 1, "EFLAGS Register"; Vol. 2, the instructions' pages.
 """
-from rpython.rlib.rarithmetic import intmask, r_uint
+from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.spec import cpu
 from hypervisor.vmm.context import mask

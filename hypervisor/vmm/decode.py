@@ -13,10 +13,10 @@ RIP = 16                            # `base` of a RIP-relative operand
 ES, CS, SS, DS, FS, GS = range(6)
 
 # Attributes of an opcode, as the characters of the maps below.
-PLAIN, MODRM = '.', 'm'             # no operand bytes; ModRM
+MODRM = 'm'                         # ('.': no operand bytes)
 IMM8, IMM16, IMMZ, IMMV = 'b', 'w', 'z', 'v'        # immediates: 1 byte, 2, 2 or 4, 2 or 4 or 8
 MODRM_IMM8, MODRM_IMMZ, GROUP_3 = 'M', 'Z', '3'     # ModRM and an immediate; group 3: TEST has one
-OFFSET, ENTER, FAR, JUMP = 'o', 'e', 'p', 'j'       # memory offset; 16 + 8 bits; far pointer; 4 bytes or 2
+OFFSET, ENTER, JUMP = 'o', 'e', 'j'                 # memory offset; 16 + 8 bits; 4 bytes or 2
 LEGACY, LEGACY_FAR, LEGACY_IMM8 = 'l', 'P', 'B'     # not in 64-bit mode: plain; far pointer; IMM8
 NOT_64, REGISTERS = 'n', 'r'        # ModRM, not in 64-bit mode; ModRM that always means registers
 BAD = 'x'                           # prefixes (never looked up), escapes and undefined opcodes

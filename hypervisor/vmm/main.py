@@ -9,7 +9,7 @@ from hypervisor.lib import call
 from hypervisor.spec import ending, exit, status, vcpu as spec
 from hypervisor.spec.cpu import VECTOR_GP
 from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, SLOT_SELF
-from hypervisor.vmm import emulate, power, ram as pc, start, state
+from hypervisor.vmm import emulate, power, start, state
 from hypervisor.vmm.bus import BUSY
 from hypervisor.vmm.machine import Machine
 from hypervisor.vmm.msr import NONE

@@ -14,7 +14,7 @@ FLAGS_FIXED = r_uint(2)         # bit 1 of RFLAGS is always one
 FAMILY_AT_RESET = 0x600         # what EDX holds after a reset: the processor's signature; its family is enough
 
 # Attributes as in spec/vcpu.py: type, S, P, D/B, G.
-PRESENT, CODE_OR_DATA, LONG, BIG, PAGES = 1 << 7, 1 << 4, 1 << 9, 1 << 10, 1 << 11
+PRESENT, CODE_OR_DATA, BIG, PAGES = 1 << 7, 1 << 4, 1 << 10, 1 << 11
 CODE, DATA = 0xb, 0x3           # execute/read and read/write, accessed
 LDT, BUSY_TSS = 0x2, 0xb
 

@@ -7,7 +7,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
 from hypervisor.lib import call
-from hypervisor.spec import layout, status, vcpu as spec
+from hypervisor.spec import layout, vcpu as spec
 from hypervisor.spec.call import SLOT_VCPU
 
 PAGE = r_uint(layout.VCPU_PAGE)
@@ -114,10 +114,3 @@ class Vcpu(object):
     def run(self, deadline):
         """Give the answer and let the vCPU run. Returns the call's status; call.value(): REASON_*."""
         return call.vcpu_run(SLOT_VCPU, deadline)
-
-    def set_cpuid(self, address, eax, ebx, ecx, edx):
-        """One entry of the CPUID table. address: of the entry."""
-        memory.store32(address, eax)
-        memory.store32(address + r_uint(4), ebx)
-        memory.store32(address + r_uint(8), ecx)
-        memory.store32(address + r_uint(12), edx)

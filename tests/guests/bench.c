@@ -6,6 +6,7 @@
  * and at the end "bench: N rows, tsc T" with the TSC as main() began.
  *
  * samples=1000   of each row
+ * wait=0         turns to spin first, announced by a line: time for a debugger to step in
  * switch=1       instead: print the gaps in the TSC that other VMs' slices leave (see gaps(), below)
  * gaps=8         how many
  */
@@ -62,7 +63,8 @@ ROW(invlpg, "", "invlpg (%%r9)")
 
 static u32 samples[MOST_SAMPLES];
 
-static void sort(u32 *of, u32 count)                   /* Shell's */
+/* Shell's. A function of its own, because the profiler stops where a row's samples are complete. */
+static __attribute__((noinline, noclone)) void sort(u32 *of, u32 count)
 {
     for (u32 gap = count / 2; gap; gap /= 2)
         for (u32 i = gap; i < count; i++) {
@@ -138,6 +140,10 @@ int main(void)
     if (option("switch", 0)) {
         gaps();
         return 0;
+    }
+    if (option("wait", 0)) {
+        print("bench: waiting\n");
+        spin(option("wait", 0));
     }
     MEASURE(nop, 0, 0);
     if (is_amd())

@@ -14,7 +14,6 @@ A Box has its own folder, sockets and terminal, so any number of them run beside
 """
 import re
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,8 +140,7 @@ class Box:
         self.machine = machine
         self.timeout = timeout or SECONDS[machine]
         self.loaded = load(description)
-        bulkhead_box.RUNS.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix='test-', dir=bulkhead_box.RUNS))
+        self.folder = Path(run.new_folder('test'))
         self.collected = _Collector()
         try:
             self.emulator = run.start(self.loaded, self.folder, machine, accel, icount=icount, monitor=monitor, kernel=kernel,

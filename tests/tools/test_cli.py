@@ -129,12 +129,6 @@ def test_kernel_that_qemu_cannot_load_is_said_with_qemus_words(good):
     assert 'QEMU ended (exit code 1)' in done.stderr and 'kernel' in done.stderr.split('QEMU ended')[1]
 
 
-def test_bochs_says_that_grub_cannot_load_it(good):
-    (good / 'nonsense').write_bytes(b'no kernel at all' * 100)
-    done = bulkhead('run', 'good.toml', '--kernel', 'nonsense', '--machine', 'bochs', '--quiet-limit', 5, cwd=good, status=124)
-    assert 'no multiboot header found' in done.stdout
-
-
 def test_gdb_can_attach_before_the_first_instruction(file, kernel):  # noqa: F811
     process = subprocess.Popen(command(file('h0'), kernel, '--gdb', '--timeout', '60'), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)

@@ -61,10 +61,10 @@ def only_mistake(text, folder):
 
 def test_good_file_gives_what_it_says(folder):
     text = GOOD + 'command_line = "a=1 b"\nmodules = [{ image = "sector", command_line = "m" }]\n'
-    machine = check.load_text(text.replace('memory = "16M"', 'memory = "16M"\nrestarts = 3\nexit_port = true'), folder / 'box.toml')
+    machine = check.load_text(text.replace('memory = "16M"', 'memory = "16M"\nrestarts = 3\ntime_limit = "2s"\nexit_port = true'), folder / 'box.toml')
     vm, = machine.vms
     assert (machine.name, machine.memory, machine.cpus) == ('box', 64 << 20, 1)
-    assert (vm.name, vm.memory, vm.restarts, vm.exit_port, vm.vmm) == ('one', 16 << 20, 3, True, facts.VMM)
+    assert (vm.name, vm.memory, vm.restarts, vm.time_limit, vm.exit_port, vm.vmm) == ('one', 16 << 20, 3, 2000, True, facts.VMM)
     assert (vm.boot.kind, vm.boot.image, vm.boot.command_line) == ('multiboot', folder / 'guest', 'a=1 b')
     assert vm.boot.modules == ((folder / 'sector', 'm'),)
 
@@ -93,6 +93,8 @@ ONE_MISTAKE = [
     ('memory = "16M"', 'memory = "16M"\ncpus = 2', 7, 'vm "one", cpus', '2 processors are not supported yet', 'cpus = 1'),
     ('memory = "16M"', 'memory = "16M"\ncpus = true', 7, 'vm "one", cpus', 'number of processors', 'cpus = 1'),
     ('memory = "16M"', 'memory = "16M"\nrestarts = -1', 7, 'vm "one", restarts', 'how often', 'from 0'),
+    ('memory = "16M"', 'memory = "16M"\ntime_limit = 5', 7, 'vm "one", time_limit', 'no time', '"500ms"'),
+    ('memory = "16M"', 'memory = "16M"\ntime_limit = "0s"', 7, 'vm "one", time_limit', 'no time', '"500ms"'),
     ('memory = "16M"', 'memory = "16M"\nexit_port = 1', 7, 'vm "one", exit_port', 'true or false', 'exit_port = true'),
     ('memory = "16M"', 'memory = "16M"\nvmm = "nix"', 7, 'vm "one", vmm', "no file 'nix'", ''),
     ('memory = "16M"', 'memory = "16M"\nvmm = "guest"', 7, 'vm "one", vmm', 'no Bulkhead program', 'NAME.bin'),

@@ -23,7 +23,7 @@ def machine(*vms):
 
 
 def simple(name='a', vmm='/a', modules=()):
-    return check.Vm(name, 2 << 20, 0, False, Path(vmm), check.Boot('multiboot', Path('i'), 'x', 0, modules))
+    return check.Vm(name, 2 << 20, 0, 0, False, Path(vmm), check.Boot('multiboot', Path('i'), 'x', 0, modules))
 
 
 @given(MACHINES)
@@ -59,8 +59,8 @@ def test_layout_by_hand():
     assert crc == zlib.crc32(data[:16] + b'\0\0\0\0' + data[20:])
     assert data[24:56] == b'left'.ljust(32, b'\0')
     assert struct.unpack_from('<QQIIII', data, 56) == (2 << 20, 0, 2, 3, 2, 0)
-    restarts, command_line, count, reserved, module, string = struct.unpack_from('<IIIIII', data, 88)
-    assert (restarts, count, reserved, module) == (0, 1, 0, 4)
+    restarts, command_line, count, time_limit, module, string = struct.unpack_from('<IIIIII', data, 88)
+    assert (restarts, count, time_limit, module) == (0, 1, 0, 4)
     assert data[command_line:command_line + 2] == b'x\0' and data[string:string + 4] == b'arg\0'
 
 

@@ -11,6 +11,7 @@ from bulkhead.facts import ROOT
 from bulkhead.mistake import Trouble
 
 BOX = ROOT / 'machines' / 'bench.toml'
+TRACED = re.compile(r'^\(0\)\.\[[0-9]+\] (?:\[0x[0-9a-f]+\] [0-9a-f]{4}:([0-9a-f]{16}) |\?\?\?)', re.MULTILINE)    # Bochs' `trace on`
 
 
 @dataclass(frozen=True)
@@ -159,14 +160,14 @@ class QemuDebugger:
         if answer != 'OK':
             raise Trouble('QEMU\'s stub for GDB answers %r to %r' % (answer, text))
 
-    def trace(self, start, end):
-        """Run from the instruction at `start`, which is the next one, to `end`. Returns the executed instructions' addresses."""
+    def trace_to(self, address):
+        """Run to `address`. Returns the addresses of the instructions on the way; those that end in an exit are among them."""
         log = self.box.folder / 'trace.log'
         log.unlink(missing_ok=True)
         self.emulator.human('logfile ' + log.name)
         self.emulator.human('singlestep on')
         self.emulator.human('log exec,nochain')
-        self.go_to(end)
+        self.go_to(address)
         self.emulator.human('log none')
         self.emulator.human('singlestep off')
         return read_qemu_log(log)
@@ -206,22 +207,21 @@ class BochsDebugger:
             if time.monotonic() > end:
                 raise Trouble('Bochs did not come to 0x%x:\n%s' % (address, self.box.output.text()))
             time.sleep(0.002)
-        said = self.emulator.command('info break')              # the prompt of the breakpoint, and this one's
+        self.emulator._await_prompt()
         text = (self.box.folder / 'bochs.out').read_bytes()[start:].decode('utf-8', 'replace')
-        number = re.search(r'([0-9]+) lbreakpoint +keep y +0x0*%x\b' % address, said)
+        number = re.search(r'([0-9]+) lbreakpoint +keep y +0x0*%x\b' % address, self.emulator.command('info break'))
         if not number or 'Breakpoint %s,' % number[1] not in text:
             raise Trouble('Bochs did not come to 0x%x:\n%s' % (address, text[-2000:]))
         self.emulator.command('d ' + number[1])
         return text
 
-    def trace(self, start, end):
-        """Run from the instruction at `start`, which is the next one, to `end`. Returns the executed instructions' addresses."""
+    def trace_to(self, address):
+        """Run to `address`. Returns the addresses of the instructions on the way. VMX: those that end in an exit are not among them.
+        SVM: those of a guest are zeros, because the debugger does not know nested paging."""
         self.emulator.command('trace on')
-        text = self.go_to(end)
+        text = self.go_to(address)
         self.emulator.command('trace off')
-        # An instruction that ends in an exit is not shown, and the one at `start` does unless nothing traps it.
-        found = [int(address, 16) for address in re.findall(r'^\(0\)\.\[[0-9]+\] \[0x[0-9a-f]+\] [0-9a-f]{4}:([0-9a-f]{16}) ', text, re.MULTILINE)]
-        return found if found[:1] == [start] else [start] + found
+        return [int(found or '0', 16) for found in TRACED.findall(text)]
 
     def ticks(self):
         """How many instructions have been executed since the machine was switched on."""

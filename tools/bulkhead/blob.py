@@ -82,6 +82,7 @@ def _record(vm, program, image, module, strings):
     put('IMAGE_KIND', KINDS[vm.boot.kind])
     put('FLAGS', boot_facts.FLAG_EXIT_PORT if vm.exit_port else 0)
     put('RESTARTS', vm.restarts)
+    put('TIME_LIMIT', vm.time_limit)
     put('COMMAND_LINE_STRING', strings.add(vm.boot.command_line))
     put('MODULE_COUNT', len(vm.boot.modules))
     for n, (_, command_line) in enumerate(vm.boot.modules):
@@ -131,6 +132,7 @@ def _decode_vm(blob, at):
         'kind': KIND_NAMES.get(get('IMAGE_KIND'), '%d' % get('IMAGE_KIND')),
         'exit_port': bool(get('FLAGS') & boot_facts.FLAG_EXIT_PORT),
         'restarts': get('RESTARTS'),
+        'time_limit': get('TIME_LIMIT'),
         'command_line': string('COMMAND_LINE_STRING'),
         'modules': [(get('MODULE_%d' % n), string('MODULE_%d_STRING' % n)) for n in range(count)],
     }

@@ -28,6 +28,7 @@ class Vm:
     name: str
     memory: int
     restarts: int
+    time_limit: int                 # milliseconds, 0: none
     exit_port: bool
     vmm: Path
     boot: Boot
@@ -78,7 +79,7 @@ def _finished(vm, files):
     boot = Boot(vm.boot.kind, files.image, vm.boot.command_line,
                 config.FLAT_LOAD if vm.boot.load is None else vm.boot.load,
                 tuple((path, module.command_line) for path, module in zip(files.modules, vm.boot.modules)))
-    return Vm(vm.name, vm.memory, vm.restarts, vm.exit_port, files.vmm, boot if vm.boot.kind == 'flat' else
+    return Vm(vm.name, vm.memory, vm.restarts, vm.time_limit, vm.exit_port, files.vmm, boot if vm.boot.kind == 'flat' else
               Boot(boot.kind, boot.image, boot.command_line, 0, boot.modules))
 
 

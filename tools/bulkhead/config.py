@@ -114,6 +114,13 @@ def _restarts(value):
     return value
 
 
+def _time_limit(value):
+    found = re.fullmatch('([1-9][0-9]{0,6})(ms|s)', value) if isinstance(value, str) else None
+    if not found:
+        raise wrong('is no time: how long the VM may have the processor', '"500ms" or "10s"')
+    return int(found[1]) * (1000 if found[2] == 's' else 1)
+
+
 def _checked(function, kind):
     return Annotated[kind | None, pydantic.PlainValidator(function)]
 
@@ -149,6 +156,7 @@ class Vm(Table):
     memory: _checked(_vm_memory, int) = None
     cpus: _checked(_cpus, int) = 1
     restarts: _checked(_restarts, int) = 0
+    time_limit: _checked(_time_limit, int) = 0
     exit_port: bool = False
     vmm: _checked(_path, str) = None
     boot: Boot | None = None

@@ -249,11 +249,20 @@ def orderly_signals():
             signal.signal(number, handler)
 
 
+def new_folder(kind):
+    """A folder for one run's files below build/run, named after this process. What killed processes left there goes away."""
+    box.RUNS.mkdir(parents=True, exist_ok=True)
+    for folder in box.RUNS.iterdir():
+        owner = folder.name.split('-')[1:2]
+        if owner and owner[0].isdigit() and not os.path.exists('/proc/' + owner[0]):
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.mkdtemp(prefix='%s-%d-' % (kind, os.getpid()), dir=box.RUNS)
+
+
 @contextlib.contextmanager
 def private_folder():
-    """A folder for one run's files below build/run, removed at the end."""
-    box.RUNS.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix='box-', dir=box.RUNS)
+    """As new_folder(), removed at the end."""
+    folder = new_folder('box')
     try:
         yield folder
     finally:

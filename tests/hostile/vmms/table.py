@@ -20,9 +20,9 @@ PROGRAMS = [
         'CR4: a bit above 32', 'EFER: SVME', 'EFER: LMA without LME', 'EFER: reserved bit 1', 'long mode without PAE',
         'CR3 beyond the physical addresses', 'FS base not canonical', 'GDTR base not canonical', 'IDTR base not canonical',
         'TR base not canonical', 'GDTR limit above 64 KiB', 'RIP above 32 bits in 32-bit code', 'RFLAGS: bit 1 clear',
-        'RFLAGS: reserved bit 3', ('RFLAGS: VM in real mode', ANY), ('CS is a data segment', ANY), ('CS is not present', ANY), ('CS is unusable', ANY),
-        'CS base above 32 bits', ('TR is no TSS', ANY), ('TR is unusable', ANY), ('SS with another privilege than CS', ANY), ('LDTR is no LDT', ANY),
-        ('a limit that G contradicts', ANY),
+        'RFLAGS: reserved bit 3', ('RFLAGS: VM in real mode', ANY), ('CS is a data segment', ANY), ('CS is not present', ANY),
+        ('CS is unusable', ANY), 'CS base above 32 bits', ('TR is no TSS', ANY), ('TR is unusable', ANY),
+        ('SS with another privilege than CS', ANY), ('LDTR is no LDT', ANY), ('a limit that G contradicts', ANY),
         'random answers',
     ], [ending.VMM_BAD_ANSWER]),
     ('trespasser', 'trespass', [

@@ -5,12 +5,22 @@ import pytest
 
 from hypervisor.manager import config
 from hypervisor.spec import boot, call, ending, exit, layout, status
-from tests.unit.fake_kernel import GARBAGE, TSC_KHZ, FakeKernel
+from tests.unit.fake_kernel import GARBAGE, TSC_KHZ, FakeKernel, quick
 from tests.unit.manager import blob
 from tests.unit.manager.box import EXITED, Run, modules, two_guests
 
 PAGE = layout.PAGE
 READ, WRITE, EXECUTE = call.READ, call.WRITE, call.EXECUTE
+
+
+@pytest.fixture(autouse=True)
+def quickly(request):
+    """All but two tests, which show that the calls' types are right as well, take the short way to the fake kernel."""
+    if request.node.name.startswith('test_two_guests') or request.node.name.startswith('test_the_switch_key'):
+        yield
+    else:
+        with quick():
+            yield
 
 
 def test_two_guests_print_and_the_box_goes_off_with_status_0():
@@ -224,7 +234,7 @@ def test_the_columns_of_the_table_are_aligned():
 
 
 def test_a_vm_that_does_not_fit_is_told_and_the_others_run():
-    kernel = two_guests([('send', 'I fit\n')], [], regions=(4096 // 4 + 512,))    # room for alpha's 4 MiB and programs, not for beta's RAM
+    kernel = two_guests([('send', 'I fit\n')], [], regions=(1024 + 512,))    # for alpha's 4 MiB and both programs, not for beta's RAM
     run = Run(kernel)
     assert run.lines_of('alpha') == ['I fit']
     assert 'could not be started, status 32: there is not enough contiguous memory left' in run.row_of('beta')
@@ -305,7 +315,8 @@ def test_a_blob_that_cannot_be_mapped_is_refused():
 def arranging_calls():
     """Indexes in the log of a plain run of every call that arranges something."""
     run = Run(two_guests([('send', 'a\n')], [('send', 'b\n')]))
-    return [n for n, name in enumerate(run.kernel.log) if name not in ('WAIT', 'PORT_IN', 'PORT_OUT', 'RING_SEND', 'RING_RECEIVE', 'INSPECT')]
+    serving = ('WAIT', 'PORT_IN', 'PORT_OUT', 'RING_SEND', 'RING_RECEIVE', 'INSPECT')
+    return [n for n, name in enumerate(run.kernel.log) if name not in serving]
 
 
 def test_whatever_single_call_fails_the_box_ends_with_a_table_and_touches_nothing_foreign():
@@ -336,6 +347,15 @@ def test_a_failed_start_leaves_no_frame_with_the_dead_compartment():
     kernel.do_start = lambda *arguments: status.NO_ROOM
     run = Run(kernel)
     assert run.status == 1 and 'status 11: the kernel has no free object of this kind' in run.row_of('alpha')
+    assert all(owner is kernel.manager for owner in kernel.owner.values())
+
+
+def test_a_vm_that_was_given_only_a_part_is_taken_back_without_complaint():
+    kernel = two_guests([], [])
+    plain = kernel.do_give
+    kernel.do_give = lambda *arguments: status.NO_MEMORY if arguments[4] == call.SLOT_RAM else plain(*arguments)
+    run = Run(kernel)
+    assert 'status %d' % status.NO_MEMORY in run.row_of('alpha') and not [line for line in run.lines if 'taken back' in line]
     assert all(owner is kernel.manager for owner in kernel.owner.values())
 
 
@@ -446,7 +466,7 @@ def test_the_focus_leaves_a_vm_that_has_ended():
 
 def test_much_input_is_paced_by_the_guest_that_reads_it():
     text = ''.join(chr(33 + n % 90) for n in range(6000))
-    reads = [step for _ in range(60) for step in (('receive', 100), ('sleep', 5))]
+    reads = [step for _ in range(60) for step in (('sleep', 50), ('receive', 100))]
     kernel = two_guests(reads, [])
     kernel.uart.typed = typed(text)
     Run(kernel)

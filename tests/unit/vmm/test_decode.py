@@ -104,6 +104,12 @@ def test_memory_operands_are_those_of_capstone():
     assert wrong == [] and checked > 1200
 
 
+def test_rex_counts_only_right_before_the_opcode():
+    for code, size in (('48 8b 03', 8), ('66 48 8b 03', 8), ('48 66 8b 03', 2), ('48 67 8b 03', 4), ('48 40 8b 03', 4)):
+        outcome, i = decode(bytearray.fromhex(code.decode() if isinstance(code, bytes) else code), 64)
+        assert outcome == d.OK and i.operand_size == size, code
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=20), st.sampled_from([16, 32, 64]))
 def test_any_bytes_are_decoded_or_refused(code, mode):

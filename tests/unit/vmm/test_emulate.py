@@ -60,10 +60,11 @@ class Case(object):
             self.size = 8 if rex & 8 else 2 if prefix else 4
         reg = draw(st.integers(0, 7)) if which is None else which
         self.reg = reg | (8 if rex & 4 else 0)
-        # [RDI], [RDI + 8 bits], [RDI + 32 bits], [RDI + R9 * scale + 8 bits]; with REX.B: R15 in its place
+        # [RDI], [RDI + 8 bits], [RDI + 32 bits], [RDI + RAX * scale + 8 bits]; with REX.B: R15 in RDI's place
         shape = draw(st.integers(0, 3))
         displacement = draw(st.integers(-100, 100))
-        modrm = [[reg << 3 | 7], [0x47 | reg << 3, displacement & 0xff], [0x87 | reg << 3] + list(bytearray(struct.pack('<i', displacement))),
+        modrm = [[reg << 3 | 7], [0x47 | reg << 3, displacement & 0xff],
+                 [0x87 | reg << 3] + list(bytearray(struct.pack('<i', displacement))),
                  [0x44 | reg << 3, draw(st.integers(0, 3)) << 6 | 0 << 3 | 7, displacement & 0xff]][shape]
         tail = []
         if immediate:

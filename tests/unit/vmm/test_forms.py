@@ -4,10 +4,9 @@ from hypothesis import given, settings, strategies as st
 from hypervisor.hw import task
 from hypervisor.spec import cpu
 from hypervisor.vmm import emulate, strings
-from tests.unit.vmm.rig import CODE, CODE_32, GPR, Rig
+from tests.unit.vmm.rig import CODE, GPR, Rig
 
 NOWHERE = 0xd0000000
-RING_3 = 0x60
 
 
 def rig_32(**state):
@@ -43,6 +42,36 @@ def test_real_mode_addresses_wrap_and_limits_hold():
     rig.state.update(RBP=0xffff, SS_BASE=0xb8000)
     run(rig, '89 46 00', emulate.FAULT)
     assert rig.emulator.context.vector == cpu.VECTOR_SS
+
+
+def test_segment_bases_count():
+    rig = Rig()
+    rig.real_mode()
+    rig.state.update(DS_BASE=0x20000, SS_BASE=0x30000, ES_BASE=0x40000, RBX=0x10, RBP=0x10, RAX=0x41)
+    run(rig, '88 07')                                                  # DS:BX
+    run(rig, '88 46 01')                                               # SS:BP + 1
+    run(rig, '26 88 07')
+    assert rig.get(0x20010, 1) == rig.get(0x30011, 1) == rig.get(0x40010, 1) == b'A'
+    rig = Rig()
+    rig.long_mode()
+    rig.map_page(0x20000, 0x20000)
+    rig.state.update(DS_BASE=0x5000, GS_BASE=0x20000, RBX=0x10, RAX=0x41)
+    run(rig, '65 88 03')                                               # GS counts in 64-bit mode, DS does not
+    rig.state.update(RBX=0x20011)
+    run(rig, '88 03')
+    assert rig.get(0x20010, 2) == b'AA'
+
+
+def test_an_instruction_may_lie_in_two_frames():
+    rig = Rig()
+    rig.long_mode()
+    rig.map_page(CODE + 0x1000, 0x30000)
+    rig.map_page(0x20000, 0x20000)
+    rig.state.update(RIP=CODE + 0xffd, RBX=0x20000)
+    rig.put(0x9ffd, b'\xc7\x03\x11')                                  # mov dword [rbx], 0x44332211
+    rig.put(0x30000, b'\x22\x33\x44')
+    assert rig.emulator.emulate() == emulate.DONE
+    assert rig.get(0x20000, 4) == b'\x11\x22\x33\x44' and rig.box.state('RIP') == CODE + 0x1003
 
 
 def test_segment_rights_are_checked_in_protected_mode():
@@ -171,7 +200,8 @@ def shared_rig():
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(min_size=15, max_size=15), st.sampled_from(['real', 'flat', 'long']),
-       st.lists(st.sampled_from([0, 1, 0x20000, 0x9ffff, 0x3ffffd, 0x400000, NOWHERE, 0xffffffff, (1 << 64) - 1, 1 << 47]), min_size=16, max_size=16),
+       st.lists(st.sampled_from([0, 1, 0x20000, 0x9ffff, 0x3ffffd, 0x400000, NOWHERE, 0xffffffff, (1 << 64) - 1, 1 << 47]),
+                min_size=16, max_size=16),
        st.sampled_from([2, 0x402, 0x8d7]))
 def test_any_bytes_end_in_a_known_outcome(code, mode, registers, flags):
     """Nothing raises, loops or leaves the memory: the fake memory faults where the VMM would."""

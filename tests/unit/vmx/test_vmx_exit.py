@@ -45,8 +45,23 @@ def test_every_reason_has_the_kind_of_the_table(core, vcpu):
 
 def test_unknown_reasons_are_unknown(core, vcpu):
     for number in (35, 38, 42, 65, 0xffff, 0x1fffffff):
-        core.exit(vcpu, number)
-        assert vcpu.exit_kind == kinds.UNKNOWN and vcpu.exit_code == number
+        core.exit(vcpu, vmx.REASON_HLT, EXIT_INSTRUCTION_LENGTH=1)
+        core.exit(vcpu, number, EXIT_INSTRUCTION_LENGTH=0)
+        assert (vcpu.exit_kind, vcpu.exit_code, vcpu.exit_length) == (kinds.UNKNOWN, number, 0)
+
+
+@pytest.mark.parametrize('reason, more', [
+    (vmx.REASON_ENTRY_FAILED | vmx.REASON_ENTRY_GUEST_STATE, {}), (vmx.REASON_PREEMPTION_TIMER, {}),
+    (vmx.REASON_EXCEPTION_OR_NMI, {'EXIT_INTERRUPTION_INFO': info(vmx.TYPE_NMI, 2)}), (vmx.REASON_EPT_VIOLATION, {})])
+def test_exits_that_are_no_instruction_have_no_length(core, vcpu, reason, more):
+    core.exit(vcpu, reason, EXIT_INSTRUCTION_LENGTH=7, **more)
+    assert vcpu.exit_length == 0
+
+
+def test_an_event_that_an_nmi_interrupted_is_repeated(core, vcpu):
+    core.exit(vcpu, vmx.REASON_EXCEPTION_OR_NMI, EXIT_INTERRUPTION_INFO=info(vmx.TYPE_NMI, 2), IDT_VECTORING_INFO=info(vmx.TYPE_HARDWARE, 6))
+    assert vcpu.exit_kind == kinds.NMI
+    assert entered_with(core, vcpu)[0] == info(vmx.TYPE_HARDWARE, 6)
 
 
 def test_interrupt_tells_its_vector(core, vcpu):
@@ -86,8 +101,9 @@ def test_msr(core, vcpu):
     gprs(vcpu, rax=0xffffffff11111111, rcx=0xffffffffc0000080, rdx=0xffffffff22222222)
     core.exit(vcpu, vmx.REASON_RDMSR)
     assert (vcpu.exit_kind, vcpu.exit_selector) == (kinds.MSR_READ, bits.MSR_EFER)
+    gprs(vcpu, rax=0xffffffff11111111, rcx=0xffffffff00000277, rdx=0xffffffff22222222)
     core.exit(vcpu, vmx.REASON_WRMSR)
-    assert (vcpu.exit_kind, vcpu.exit_selector, vcpu.exit_value) == (kinds.MSR_WRITE, bits.MSR_EFER, 0x2222222211111111)
+    assert (vcpu.exit_kind, vcpu.exit_selector, vcpu.exit_value) == (kinds.MSR_WRITE, bits.MSR_PAT, 0x2222222211111111)
 
 
 @pytest.mark.parametrize('access', range(1, 8))

@@ -4,7 +4,7 @@ It leaves out only what would end or stop itself by its own right: STOP of itsel
 vCPU, and taking away its own memory.
 """
 from rpython.rlib.entrypoint import export_symbol
-from rpython.rlib.rarithmetic import intmask, r_uint
+from rpython.rlib.rarithmetic import r_uint
 from rpython.rtyper.lltypesystem import lltype
 
 from hypervisor.hw import task

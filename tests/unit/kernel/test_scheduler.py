@@ -1,0 +1,392 @@
+"""Time: equal slices, deadlines in order, silent VMMs, sleep. The timer is the fakes'; tasks and guests are generators that use it up."""
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.loop import step
+from hypervisor.spec import call, ending, status, svm
+from tests.unit.kernel.machine import TSC_HZ, Guest, Program
+from tests.unit.kernel.vm import SLOT, make_vm, vcpu_page
+from hypervisor.spec.vcpu import ANSWER, RESUME
+
+MS = TSC_HZ // 1000
+SLICE, SILENCE = 10 * MS, 1000 * MS
+FOREVER = 1 << 60
+RUN, WAIT = call.VCPU_RUN, call.WAIT
+VCPU = call.SLOT_VCPU
+
+
+def spin():
+    while True:
+        yield ('spin', FOREVER)
+
+
+def waits_for_ever():
+    """The manager while nothing happens: fetches its signals."""
+    while True:
+        yield ('call', WAIT, 0)
+
+
+def runs_its_vcpu():
+    while True:
+        yield ('call', RUN, VCPU, 0)
+
+
+def machine_with(fresh, count):
+    box = fresh(THREE_VMS)
+    box.tasks[0] = Program(waits_for_ever)
+    for number in range(1, 4):
+        box.tasks[number] = Program(waits_for_ever if number > count else runs_its_vcpu)
+        box.guests[number] = Guest(spin)
+    return box
+
+
+def THREE_VMS(box):
+    for number in (1, 2, 3):
+        make_vm(box, number)
+
+
+def let_pass(box, ticks):
+    end = box.cpu.tsc + ticks
+    while box.cpu.tsc < end:
+        step()
+
+
+def used(number):
+    """What a compartment's task and vCPUs have used."""
+    c = compartments[number]
+    return int(c.run_ticks()) + int(c.task.ticks)
+
+
+@pytest.mark.parametrize('spinning_task', [False, True])
+def test_spinning_contexts_get_equal_time(fresh, spinning_task):
+    """Three VMs whose guests spin, or one of them in its VMM: after any time nobody is more than one slice ahead."""
+    box = machine_with(fresh, 3)
+    if spinning_task:
+        def vmm():
+            yield ('call', RUN, VCPU, box.cpu.tsc + 5 * MS)
+            yield ('spin', FOREVER)
+        box.tasks[2] = Program(vmm)
+    for n in range(40):
+        let_pass(box, 7 * MS)
+        times = [used(number) for number in (1, 2, 3)]
+        if n > 8:
+            assert max(times) - min(times) <= SLICE + MS, times
+            assert min(times) > 0
+    total = sum(times) + used(0)
+    assert abs(total - 280 * MS) < SLICE * 2, 'time is lost or invented: %d' % total
+
+
+@given(pauses=st.lists(st.integers(0, 30), min_size=1, max_size=6))
+@settings(max_examples=15)
+def test_slices_are_never_much_longer_than_a_slice(fresh, pauses):
+    """Whatever a VM does between, a neighbour that always wants to run gets its turn after one slice of each other."""
+    box = machine_with(fresh, 2)
+
+    def restless():
+        while True:
+            for pause in pauses:
+                yield ('spin', 1 + pause * MS)
+                yield ('exit', svm.EXIT_VMMCALL)
+    box.guests[1] = Guest(restless)
+    last, longest = box.cpu.tsc, 0
+    for _ in range(300):
+        before = box.guests[2].ticks
+        step()
+        if box.guests[2].ticks != before:
+            longest = max(longest, box.cpu.tsc - SLICE - last)
+            last = box.cpu.tsc
+    assert longest <= SLICE + MS
+
+
+def test_exits_finished_in_the_kernel_do_not_lengthen_a_slice(fresh):
+    box = machine_with(fresh, 2)
+
+    def exits_often():
+        while True:
+            yield ('spin', MS // 10)
+            yield ('exit', svm.EXIT_VMMCALL)
+    box.guests[1] = Guest(exits_often)
+    let_pass(box, 200 * MS)
+    assert abs(used(1) - used(2)) <= SLICE + MS
+
+
+def test_vm_pays_for_its_own_devices(fresh):
+    """A guest whose VMM works long for each exit has no more time than its neighbour."""
+    box = machine_with(fresh, 2)
+
+    def exits_often():
+        while True:
+            yield ('spin', MS)
+            yield ('exit', svm.EXIT_HLT)
+
+    def slow():
+        while True:
+            box.memory.put_word(vcpu_page(1) + ANSWER['ACTION'], RESUME)
+            yield ('call', RUN, VCPU, 0)
+            yield ('spin', 3 * MS)
+    box.guests[1], box.tasks[1] = Guest(exits_often), Program(slow)
+    let_pass(box, 400 * MS)
+    assert abs(used(1) - used(2)) <= SLICE + MS
+    assert int(compartments[1].task.ticks) > 2 * int(compartments[1].run_ticks())
+
+
+# Silence
+
+def silent_task(kind, box):
+    def never_runs_it():
+        yield ('spin', FOREVER)
+
+    def spins_on_an_exit():
+        yield ('call', RUN, VCPU, 0)
+        yield ('spin', FOREVER)
+
+    def waits_on_an_exit():
+        yield ('call', RUN, VCPU, 0)
+        yield ('call', WAIT, 0)
+        assert False, 'WAIT came back'
+
+    def waits_in_small_pieces():
+        yield ('call', RUN, VCPU, 0)
+        while True:
+            yield ('call', WAIT, box.cpu.tsc + 50 * MS)
+
+    def waits_at_once():
+        while True:
+            yield ('call', WAIT, 0)
+
+    def calls_without_end():
+        yield ('call', RUN, VCPU, 0)
+        while True:
+            yield ('call', 99)
+            yield ('spin', MS)
+
+    def waits_for_the_past():
+        yield ('call', RUN, VCPU, 0)
+        while True:
+            yield ('call', WAIT, 1)
+    return Program({f.__name__: f for f in (never_runs_it, spins_on_an_exit, waits_on_an_exit, waits_in_small_pieces, waits_at_once, calls_without_end,
+                                            waits_for_the_past)}[kind])
+
+
+KINDS = ['never_runs_it', 'spins_on_an_exit', 'waits_on_an_exit', 'waits_in_small_pieces', 'waits_at_once', 'calls_without_end', 'waits_for_the_past']
+
+
+def exits_once():
+    yield ('spin', MS)
+    yield ('exit', svm.EXIT_HLT)
+    yield ('spin', FOREVER)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_silent_vmm_is_stopped_after_about_a_second(fresh, kind):
+    """Alone on the machine; and the manager hears of it."""
+    box = machine_with(fresh, 0)
+    for number in (2, 3):
+        box.kernel_call(0, call.STOP, SLOT + number - 1, ending.DESTROYED, 0)
+    box.tasks[0] = Program(waits_for_ever)
+    box.tasks[1], box.guests[1] = silent_task(kind, box), Guest(exits_once)
+    let_pass(box, SILENCE - 30 * MS)
+    assert compartments[1].state == call.STATE_RUNNING, 'too early'
+    let_pass(box, 100 * MS)
+    assert (compartments[1].state, compartments[1].how) == (call.STATE_ENDED, ending.VMM_SILENT)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_silent_vmm_does_not_take_its_neighbours_time(fresh, kind):
+    """It has at most half of the processor, and none once it is stopped."""
+    box = machine_with(fresh, 2)
+    box.kernel_call(0, call.STOP, SLOT + 2, ending.DESTROYED, 0)
+    box.tasks[0] = Program(waits_for_ever)
+    box.tasks[1], box.guests[1] = silent_task(kind, box), Guest(exits_once)
+    start = box.cpu.tsc
+    let_pass(box, 2300 * MS)
+    assert compartments[1].how == ending.VMM_SILENT
+    assert compartments[2].state == call.STATE_RUNNING
+    own = used(2)
+    assert own >= (box.cpu.tsc - start) - used(1) - 20 * MS, 'somebody else had the time'
+    assert used(1) <= SILENCE + 2 * SLICE
+
+
+def test_vmm_that_answers_in_time_is_not_silent(fresh):
+    """Half a second for every answer, for ever."""
+    box = machine_with(fresh, 0)
+    for number in (2, 3):
+        box.kernel_call(0, call.STOP, SLOT + number - 1, ending.DESTROYED, 0)
+    box.tasks[0] = Program(waits_for_ever)
+
+    def slow():
+        while True:
+            box.memory.put_word(vcpu_page(1) + ANSWER['ACTION'], RESUME)
+            yield ('call', RUN, VCPU, 0)
+            yield ('spin', 250 * MS)
+            yield ('call', WAIT, box.cpu.tsc + 250 * MS)
+
+    def halts():
+        while True:
+            yield ('spin', MS)
+            yield ('exit', svm.EXIT_HLT)
+    box.tasks[1], box.guests[1] = Program(slow), Guest(halts)
+    let_pass(box, 5 * SILENCE)
+    assert compartments[1].state == call.STATE_RUNNING
+
+
+def test_vmm_may_wait_for_ever_while_its_vcpu_runs(fresh):
+    box = machine_with(fresh, 1)
+    let_pass(box, 3 * SILENCE)
+    assert compartments[1].state == call.STATE_RUNNING
+
+
+# Deadlines
+
+@given(delays=st.lists(st.integers(0, 400), min_size=3, max_size=3), busy=st.booleans())
+@settings(max_examples=20)
+def test_deadlines_wake_in_order_and_not_early(fresh, delays, busy):
+    """Three VMMs without vCPUs that owe nothing wait; the manager spins, or the machine sleeps."""
+    box = fresh(THREE_WITHOUT_VCPUS)
+    start, woken = box.cpu.tsc, []
+
+    def sleeper(number, deadline):
+        answer = yield ('call', WAIT, deadline)
+        woken.append((number, box.cpu.tsc, answer))
+        while True:
+            yield ('call', WAIT, 0)
+    box.tasks[0] = Program(spin if busy else waits_for_ever)
+    deadlines = {}
+    for number, delay in zip((1, 2, 3), delays):
+        deadlines[number] = start + 50 * MS + delay * MS
+        box.tasks[number] = Program(sleeper, number, deadlines[number])
+    let_pass(box, 700 * MS)
+    assert sorted(number for number, _, _ in woken) == [1, 2, 3]
+    late = 4 * SLICE if busy else MS
+    for number, when, answer in woken:
+        assert deadlines[number] <= when <= deadlines[number] + late, (number, when - deadlines[number])
+        assert answer == (status.OK, 0)
+    times = [deadlines[number] for number, _, _ in woken]
+    for earlier, later in zip(times, times[1:]):
+        assert earlier <= later + (SLICE if busy else 0)
+
+
+def THREE_WITHOUT_VCPUS(box):
+    for number in (1, 2, 3):
+        make_vm(box, number, vcpus=0)
+
+
+@pytest.mark.parametrize('deadline', [0, 1, 2, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize('which', [WAIT, RUN])
+def test_hostile_deadlines_harm_nobody(fresh, deadline, which):
+    """0 is never; the past is at once; the far future is not now. The neighbour has its share."""
+    box = machine_with(fresh, 2)
+    returns = []
+
+    def hostile():
+        if which == WAIT:
+            yield ('call', RUN, VCPU, 1)
+        while True:
+            returns.append((yield ('call', which, deadline) if which == WAIT else ('call', RUN, VCPU, deadline)))
+    box.tasks[1] = Program(hostile)
+    let_pass(box, 300 * MS)
+    if deadline in (1, 2):
+        assert len(returns) > 3
+        assert set(returns) == set([(status.OK, call.REASON_DEADLINE if which == RUN else 0)])
+    else:
+        assert returns == []
+    assert compartments[1].state == compartments[2].state == call.STATE_RUNNING
+    assert used(2) > 140 * MS
+
+
+# Sleep
+
+def test_processor_sleeps_only_when_nothing_is_ready(fresh):
+    box = machine_with(fresh, 0)
+    for number in (1, 2, 3):
+        box.kernel_call(0, call.STOP, SLOT + number - 1, ending.DESTROYED, 0)
+    box.tasks[0] = Program(waits_for_ever)
+    let_pass(box, 20 * MS)
+    assert [kind for kind, _ in box.log].count('sleep') > 0
+    del box.log[:]
+
+    box = machine_with(fresh, 1)
+    let_pass(box, 500 * MS)
+    assert 'sleep' not in [kind for kind, _ in box.log]
+
+
+def test_sleep_is_charged_to_nobody(fresh):
+    box = fresh(THREE_WITHOUT_VCPUS)
+    for number in range(4):
+        box.tasks[number] = Program(waits_for_ever)
+    let_pass(box, 900 * MS)
+    assert [kind for kind, _ in box.log].count('sleep') > 0
+    assert sum(used(number) for number in range(4)) < MS
+
+
+def test_ring_data_wakes_a_sleeping_manager(fresh):
+    box = machine_with(fresh, 0)
+    heard = []
+
+    def sends():
+        yield ('call', WAIT, box.cpu.tsc + 30 * MS)
+        yield ('call', call.RING_SEND, call.SLOT_CONSOLE_OUT, 5)
+        while True:
+            yield ('call', WAIT, 0)
+
+    def hears():
+        while True:
+            heard.append((yield ('call', WAIT, 0)))
+    box.tasks[0], box.tasks[1] = Program(hears), Program(sends)
+    let_pass(box, 60 * MS)
+    assert heard == [(status.OK, 1 << 48)]
+
+
+def test_fault_of_a_task_ends_its_compartment_alone(fresh):
+    box = machine_with(fresh, 2)
+
+    def faults():
+        yield ('fault', 14)
+    box.tasks[1] = Program(faults)
+    let_pass(box, 50 * MS)
+    assert (compartments[1].state, compartments[1].how) == (call.STATE_ENDED, ending.VMM_FAULT)
+    assert compartments[2].state == call.STATE_RUNNING and used(2) > 20 * MS
+
+
+@given(events=st.lists(st.tuples(st.integers(1, 3), st.sampled_from(['stop', 'hlt', 'spin', 'wait', 'fault', 'call']), st.integers(1, 40)), max_size=12))
+@settings(max_examples=25)
+def test_everybody_who_is_ready_runs_within_a_round(fresh, events):
+    """Whatever three VMs do, one that only spins is never left out, and nothing raises."""
+    box = machine_with(fresh, 3)
+    plans = dict((number, [event[1:] for event in events if event[0] == number]) for number in (1, 2))
+
+    def task(number):
+        yield ('call', RUN, VCPU, 0)
+        for what, amount in plans[number]:
+            if what == 'stop':
+                yield ('call', call.STOP, 0, ending.EXITED, amount)
+            elif what == 'wait':
+                yield ('call', WAIT, box.cpu.tsc + amount * MS)
+            elif what == 'spin':
+                yield ('spin', amount * MS)
+            elif what == 'fault':
+                yield ('fault', 13)
+            elif what == 'hlt':
+                box.memory.put_word(vcpu_page(number) + ANSWER['ACTION'], RESUME)
+                yield ('call', RUN, VCPU, box.cpu.tsc + amount * MS)
+            else:
+                yield ('call', amount)
+        while True:
+            yield ('call', RUN, VCPU, 0)
+
+    def guest():
+        while True:
+            yield ('spin', 2 * MS)
+            yield ('exit', svm.EXIT_HLT)
+    for number in (1, 2):
+        box.tasks[number], box.guests[number] = Program(task, number), Guest(guest)
+    last = box.cpu.tsc
+    end = box.cpu.tsc + 400 * MS
+    while box.cpu.tsc < end:
+        before = box.guests[3].ticks
+        step()
+        if box.guests[3].ticks != before:
+            assert box.cpu.tsc - last <= 4 * SLICE + MS
+            last = box.cpu.tsc
+    assert last > end - 5 * SLICE

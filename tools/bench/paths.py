@@ -1,0 +1,139 @@
+"""The instructions of one exit, one by one: taken from a running box, and named by the programs' symbols and lines."""
+import re
+import subprocess
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from bulkhead.facts import BUILD, ROOT, layout
+from bulkhead.mistake import Trouble
+from elftools.elf.elffile import ELFFile
+
+from boxes import Box
+
+GUEST = BUILD / 'guests' / 'bench.elf'
+SAMPLES = 6
+WAIT = 20000000                     # turns of two instructions, in which Bochs' debugger steps in
+INSTRUCTION = re.compile(r' *([0-9a-f]+):\t(.*)')
+LINE = re.compile(r'(/[^:]*):([0-9]+)( \(discriminator [0-9]+\))?$')
+GUEST_END = 0x200000                # tests/guests/common/guest.ld
+GUEST_PART, KERNEL_PART, VMM_PART = 'guest', 'kernel', 'vmm'
+
+
+def symbols(path):
+    """The symbols of an ELF: {name: address}."""
+    with open(path, 'rb') as file:
+        table = ELFFile(file).get_section_by_name('.symtab')
+        return {symbol.name: symbol['st_value'] for symbol in table.iter_symbols() if symbol.name}
+
+
+def functions(path):
+    """{address: name} of an ELF's functions; a section's own label may have the same address as one of them."""
+    with open(path, 'rb') as file:
+        table = ELFFile(file).get_section_by_name('.symtab')
+        return {symbol['st_value']: symbol.name for symbol in table.iter_symbols() if symbol['st_info']['type'] == 'STT_FUNC'}
+
+
+def rows_of(guest=GUEST):
+    """The operations that the guest can be stopped at."""
+    return sorted(name[3:] for name in symbols(guest) if name.startswith('op_'))
+
+
+def part_of(address):
+    """Whose instruction it is, by its address."""
+    if address >= layout.KERNEL_BASE:
+        return KERNEL_PART
+    return VMM_PART if address >= layout.TASK_BASE else GUEST_PART
+
+
+def capture(processor, row):
+    """Run one operation a few times. Returns the shortest list of instruction addresses: the operation's own, then the hypervisor's.
+    (Longer ones had a timer interrupt among them.)"""
+    names = symbols(GUEST)
+    row = hypercall_of(processor) if row == 'hypercall' else row
+    if 'op_' + row not in names:
+        raise Trouble('there is no operation %s; there are: hypercall, %s' % (row, ', '.join(rows_of())))
+    with Box(processor, description(), monitor=True) as box:
+        box.debugger.go_to(names['op_' + row])
+        trace = box.debugger.trace_to(names['sort'])
+    found = split(trace, names['run_' + row], names['op_' + row], names['end_' + row])
+    if not found:
+        raise Trouble('the trace of %s holds no whole sample' % row)
+    return min(found, key=len)
+
+
+def hypercall_of(processor):
+    return 'vmcall' if processor.vendor == 'vmx' else 'vmmcall'
+
+
+def description():
+    return ('[box]\nname = "profile"\nmemory = "128M"\n[[vm]]\nname = "bench"\nmemory = "16M"\nexit_port = true\n'
+            'boot = {kind = "multiboot", image = "@guests/bench", command_line = "samples=%d wait=%d"}\n' % (SAMPLES, WAIT))
+
+
+def split(trace, function, operation, end):
+    """Cut a trace into samples: what follows the set-up, up to `end`. The operation itself comes first, shown by the tracer or not."""
+    if 0 in trace:
+        return split_blindly(trace, operation)
+    found, current = [], None
+    for address in trace:
+        if function <= address < operation:
+            current = [operation]
+        elif address == end and current:
+            found.append(current)
+            current = None
+        elif current is not None and address != operation:
+            current.append(address)
+    return found
+
+
+def split_blindly(trace, operation):
+    """The same where the guest's own instructions are not known: each stretch without one is a sample."""
+    stretches = [list(group) for is_guest, group in groupby(trace, key=lambda address: part_of(address) == GUEST_PART) if not is_guest]
+    return [[operation] + stretch for stretch in stretches]
+
+
+@dataclass
+class Place:
+    """Where an instruction belongs."""
+    part: str
+    function: str
+    text: str = ''                  # the instruction
+    file: str = ''
+    line: int = 0
+
+
+@dataclass
+class Program:
+    """One ELF's functions, instructions and lines, as objdump says them."""
+    part: str
+    path: object
+    places: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        command = ['objdump', '--no-show-raw-insn', '-d', '-l', str(self.path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        names = functions(self.path)
+        function, file, line = '', '', 0
+        for row in text.splitlines():
+            if row.endswith('>:'):
+                start, _, name = row[:-2].partition(' <')
+                function, file, line = names.get(int(start, 16), name), '', 0
+            elif LINE.match(row):
+                file, line = LINE.match(row)[1], int(LINE.match(row)[2])
+            elif INSTRUCTION.match(row):
+                address, instruction = INSTRUCTION.match(row).groups()
+                self.places[int(address, 16)] = Place(self.part, function, instruction.strip(), file, line)
+
+
+def programs():
+    return {part: Program(part, path) for part, path in (
+        (KERNEL_PART, BUILD / 'kernel.elf'), (VMM_PART, BUILD / 'vmm.elf'), (GUEST_PART, GUEST))}
+
+
+def places_of(trace):
+    """The Place of each instruction. The programs must be those that the box ran: raises Trouble where they are not."""
+    known = programs()
+    try:
+        return [known[part_of(address)].places[address] for address in trace]
+    except KeyError as address:
+        raise Trouble('0x%x is not in the programs: they were built anew while the box ran. Try again' % address.args[0]) from None
