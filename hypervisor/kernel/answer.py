@@ -6,7 +6,7 @@ breaks a rule (hypervisor/spec/answer.py) ends the VM; the vCPU never runs on it
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
-from hypervisor.kernel import state
+from hypervisor.kernel import panic, state
 from hypervisor.kernel.compartment import VCPU
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
@@ -155,6 +155,8 @@ def deliver(vcpu):
 
 def stop_self(caller, how, detail):
     """STOP(SLOT_SELF): a task ends its own compartment, with one of the codes that are a VMM's to say."""
+    if caller.number == 0:
+        panic.manager_stopped(how, detail)
     if how >= r_uint(32) or (VMM_ENDINGS >> intmask(how)) & 1 == R0:
         caller.stop(ending.VMM_BAD_ANSWER, r_uint(rules.RULE_ENDING))
         return

@@ -402,14 +402,8 @@ class Emulator(object):
         if self.operand.locate(v.SS, top, size, ACCESS_WRITE) == FAULT:
             return FAULT
         self.operand.store(value)
-        self._set_stack(width, top)
+        self.context.set_register(v.SP, width, top)
         return DONE
-
-    def _set_stack(self, width, value):
-        if width == 4 and self.context.mode != 64:
-            value |= self.context.register(v.SP, 8) & ~mask(4)
-            width = 8
-        self.context.set_register(v.SP, width, value)
 
     def _push_memory(self):
         self.size = self._push_size()
@@ -423,7 +417,7 @@ class Emulator(object):
         if self.operand.locate(v.SS, top, size, ACCESS_READ) == FAULT:
             return FAULT
         value = self.operand.load()
-        self._set_stack(width, (top + r_uint(size)) & mask(width))
+        self.context.set_register(v.SP, width, (top + r_uint(size)) & mask(width))
         self.context.set_register(number, size, value)          # POP RSP: what was on the stack counts
         return DONE
 
@@ -435,7 +429,7 @@ class Emulator(object):
         if self.operand.locate(v.SS, top, size, ACCESS_READ) == FAULT:
             return FAULT
         value = self.operand.load()
-        self._set_stack(width, (top + r_uint(size)) & mask(width))
+        self.context.set_register(v.SP, width, (top + r_uint(size)) & mask(width))
         if self._locate(size, ACCESS_WRITE) == FAULT:
             self.context.set_register(v.SP, 8, before)
             return FAULT

@@ -13,7 +13,7 @@ NAMES = st.text('abcxyz019_-', min_size=1, max_size=31)
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=0x2ff, exclude_characters='\x7f'), max_size=100)
 MODULES = st.lists(st.tuples(st.just(Path('m')), TEXT), max_size=4).map(tuple)
 BOOTS = st.builds(check.Boot, st.sampled_from(['flat', 'multiboot']), st.just(Path('i')), TEXT, st.integers(0, 0xffff), MODULES)
-VMS = st.builds(check.Vm, NAMES, st.integers(1, 1536).map(lambda n: n << 21), st.integers(0, 2 ** 32 - 1), st.booleans(),
+VMS = st.builds(check.Vm, NAMES, st.integers(1, 1536).map(lambda n: n << 21), st.integers(0, 2 ** 32 - 1), st.integers(0, 2 ** 32 - 1), st.booleans(),
                 st.sampled_from([Path('/a'), Path('/b')]), BOOTS)
 MACHINES = st.builds(check.Machine, st.just(Path('f')), NAMES, st.just(1 << 30), st.just(1), st.lists(VMS, min_size=1, max_size=8).map(tuple))
 
@@ -32,7 +32,8 @@ def test_blob_says_what_the_machine_says(made):
     names = [module.path for module in blob.boot_modules(made, Path('manager'))]
     assert len(decoded) == len(made.vms)
     for vm, read in zip(made.vms, decoded):
-        assert (read['name'], read['memory'], read['restarts'], read['exit_port']) == (vm.name, vm.memory, vm.restarts, vm.exit_port)
+        assert (read['name'], read['memory'], read['restarts'], read['time_limit'], read['exit_port']) == \
+            (vm.name, vm.memory, vm.restarts, vm.time_limit, vm.exit_port)
         assert (read['kind'], read['load'], read['command_line']) == (vm.boot.kind, vm.boot.load, vm.boot.command_line)
         assert names[read['vmm']] == vm.vmm and names[read['image']] == vm.boot.image
         assert [(names[n], text) for n, text in read['modules']] == list(vm.boot.modules)

@@ -103,7 +103,9 @@ def test_silent_box_is_ended(described, kernel, machine):
 
 
 def test_box_out_of_time_is_ended(described, kernel):
-    result = run_box(described('he'), 'qemu', kernel=kernel, timeout=2)
+    with Box(described('he'), 'qemu', kernel=kernel, timeout=2) as box:
+        box.watch.quiet_limit = 10              # what ends this test when the other limit does not
+        result = box.finish()
     assert result.status == 124 and '--timeout' in result.message, result
 
 

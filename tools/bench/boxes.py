@@ -49,9 +49,11 @@ class Output:
 
 
 class Box:
-    """A box that runs. Use as a context manager. monitor: hold() and trace() are wanted."""
+    """A box that runs. Use as a context manager. monitor: its debugger is wanted."""
 
-    def __init__(self, processor, description=BOX, monitor=False):
+    def __init__(self, processor, description=BOX, monitor=False, edit=None):
+        """edit: called with the laid-out files' folder before the start."""
+        self.edit = edit
         self.processor = processor
         self.monitor = monitor
         self.machine = check.load(description) if isinstance(description, Path) else check.load_text(description, ROOT / 'bench.toml')
@@ -63,7 +65,8 @@ class Box:
         self.folder = Path(self._stack.enter_context(run.private_folder()))
         is_qemu = self.processor.machine == 'qemu'
         self.emulator = self._stack.enter_context(run.start(
-            self.machine, self.folder, self.processor.machine, icount=is_qemu, monitor=self.monitor, cpu_model=self.processor.model))
+            self.machine, self.folder, self.processor.machine, icount=is_qemu, monitor=self.monitor, edit=self.edit,
+            cpu_model=self.processor.model))
         self.watch = run.Watch(self.emulator, self.output, timeout=self.processor.seconds, keep_returns=False)
         if self.monitor:
             self.debugger = (QemuDebugger if is_qemu else BochsDebugger)(self)

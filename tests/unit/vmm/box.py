@@ -44,6 +44,7 @@ class Box(object):
         self.cpuid_leaves = {}
         self.registers = {}         # state that VCPU_READ delivers: name -> value
         self.waits = 0
+        self.deadlines = 0
         memory.fake.map(layout.BOOT_PAGE, PAGE)
         memory.fake.map(layout.TASK_PAGE, PAGE)
         memory.fake.map(VCPU_PAGE, PAGE)
@@ -145,7 +146,10 @@ class Box(object):
         assert slot == call.SLOT_VCPU
         self.runs += 1
         if deadline and deadline <= self.now:
+            self.deadlines += 1
+            assert self.deadlines < 100, 'the VMM does nothing about its deadline'
             return status.OK, call.REASON_DEADLINE
+        self.deadlines = 0
         if self.signals:
             return status.OK, call.REASON_SIGNAL
         if not self.script:

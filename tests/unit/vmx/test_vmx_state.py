@@ -180,6 +180,28 @@ def test_access_to_another_vcpu_reaches_that_ones_vmcs(core):
     assert (get(core, one, 'RIP'), get(core, other, 'RIP')) == (0x1111, 0x2222)
 
 
+def test_run_advance_and_inject_reach_the_vcpus_own_vmcs(core):
+    one, other = core.vcpu(0), core.vcpu(1)
+    entered = []
+    def play(area, vmcs):
+        entered.append(vmcs[vmx.VPID])
+        vmcs[vmx.EXIT_REASON], vmcs[vmx.EXIT_INSTRUCTION_LENGTH] = vmx.REASON_CPUID, 2
+        return hw.SUCCEED
+    hw.fake.run = play
+    core.vendor.run(one)
+    core.vendor.run(other)
+    core.vendor.advance(one)
+    assert entered == [1, 2]
+    assert core.fields(one)[vmx.GUEST_RIP] == 0xfff2 and core.fields(other)[vmx.GUEST_RIP] == 0xfff0
+    put(core, other, 'CR0', PROTECTED)
+    core.vendor.inject(one, 13, r_uint(0))
+    core.vendor.set_pat(one, r_uint(0x0606060606060606))
+    core.vendor.run(one)
+    core.vendor.run(other)
+    assert not core.fields(one)[vmx.ENTRY_INTERRUPTION_INFO] & vmx.INTERRUPTION_ERROR, 'it is in real mode'
+    assert (core.fields(one)[vmx.GUEST_PAT], core.fields(other)[vmx.GUEST_PAT]) == (0x0606060606060606, bits.PAT_RESET)
+
+
 def test_release_writes_the_vmcs_back_and_forgets_it(core, vcpu):
     hpa = vcpu.control_hpa
     core.vendor.release(vcpu)
@@ -218,6 +240,10 @@ def test_a_new_vcpu_in_a_used_area_begins_unlaunched(core):
     vcpu = core.vcpu(0)
     for name in ('LAUNCHED', 'CR8'):
         memory.store64(vcpu.area + vmx.PRIVATE[name], r_uint(5))
+    memory.store64(vcpu.area + AREA['CR2'], r_uint(5))
+    vcpu.pat = r_uint(0)
     core.vendor.release(vcpu)
     assert core.vendor.create(vcpu) == 0
+    assert memory.load32(vcpu.control) == 0x12, 'the revision identifier of IA32_VMX_BASIC'
+    assert vcpu.pat == bits.PAT_RESET and get(core, vcpu, 'CR2') == 0
     assert [memory.load64(vcpu.area + vmx.PRIVATE[name]) for name in ('LAUNCHED', 'CR8')] == [0, 0]
