@@ -122,6 +122,27 @@ def kept(guests):
     return {'image': image, 'owner table': table, 'arena used': (pages - arena['free_count']) * layout.PAGE, 'reserved': image + reserved}
 
 
+def program_memory(name):
+    """Bytes that a running ring-3 program takes: its image, its stack and its boot page."""
+    return sum(sizes(name).values()) + (layout.STACK_PAGES + 1) * layout.PAGE
+
+
+def all_of_them():
+    """{name: number}, by the names of tests/bench/budget.toml."""
+    one, two = kept(1), kept(2)
+    small, large = (start(PROCESSORS['qemu-svm'], memory) for memory in (16, 32))
+    found = {}
+    for name in PROGRAMS:
+        found[name + '_text'] = sizes(name)['text']
+        found[name + '_lines'] = sum(lines(name).values())
+    manager, vmm = program_memory('manager'), program_memory('vmm')
+    found['kept'] = one['reserved'] + manager + vmm
+    found['used'] = one['image'] + one['owner table'] + one['arena used'] + manager + vmm
+    found['vm_used'] = two['arena used'] - one['arena used'] + vmm
+    found['start_mib'] = (large - small) // 16
+    return found
+
+
 class Reader:
     """Fields of the kernel's prebuilt RPython objects, in the memory of a stopped box."""
 

@@ -112,6 +112,14 @@ def test_code_beyond_the_memory():
     assert rig.emulator.emulate() == emulate.NO_CODE
 
 
+def test_code_at_the_very_end_of_the_memory():
+    rig = rig_32(RIP=0x3ffffe, RBX=0x20000, RAX=0x41)
+    rig.put(0x3ffffe, b'\x88\x03')
+    assert rig.emulator.emulate() == emulate.DONE and rig.get(0x20000, 1) == b'A'
+    rig.put(0x3ffffe, b'\xc6\x03')
+    assert rig.emulator.emulate() == emulate.NO_CODE
+
+
 def test_too_long_an_instruction_is_a_general_protection_fault():
     run(rig_32(RBX=NOWHERE), '66 ' * 15 + '8b 03', emulate.FAULT)
 

@@ -114,6 +114,13 @@ def test_information_and_modules_stay_clear_of_the_program():
     assert module >= 0x3ff000
 
 
+def test_modules_lie_above_the_program_where_there_is_room():
+    segments = [(0x400, 0x100000, 0x100000, 5, 5), (0x400, 0x300000, 0x300000, 5, 5)]
+    for size, place in ((0x1000, 0x301000), (0x100000, 0x101000)):
+        box = started(elf(segments, body=b'hello'), modules=[(b'M' * size, b'')])
+        assert words(box, words(box, box.start['RBX'], 17)[6], 1)[0] == place
+
+
 def test_address_fields_place_the_image():
     at = 8
     text = b'\x90' * at + header(1 << 16, [0x100000 + at, 0x100000, 0, 0, 0x100002]) + b'tail'

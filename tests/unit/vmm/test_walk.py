@@ -83,7 +83,7 @@ def spoiled(spoilers, aligned):
     for level, bit in spoilers:
         entries[level] ^= bit
         if bit == PS and aligned:
-            entries[level] = entries[level] & ~0x3fffe000 | 0x40000000
+            entries[level] = entries[level] & ~0x3fffe000 | (0x40000000 if level else 0)
     return entries
 
 

@@ -1,0 +1,69 @@
+"""Running the bench guest, and reading what it says."""
+import re
+
+from bulkhead.mistake import Trouble
+
+import budget
+from boxes import run_box
+
+ROW = re.compile(r'^\[bench\] bench: (\w+) minimum (\d+) median (\d+) maximum (\d+) empty \d+$', re.MULTILINE)
+END = re.compile(r'^\[bench\] bench: (\d+) rows, ', re.MULTILINE)
+TABLE = re.compile(r'^bulkhead: bench +exited with status 0 +\d+ +(.*)$', re.MULTILINE)
+GAP = re.compile(r'^\[(\w+)\] bench: gap (\d+) to (\d+)$', re.MULTILINE)
+SAMPLES = 1000              # machines/bench.toml
+STRAY = 50                  # exits of a kind that the guest may have besides: its start, and what it asks before it measures
+LONGEST_SWITCH = 100000     # ticks; between two slices that follow one another
+PLAYERS = ('port', 'starboard')
+
+
+def operations(processor):
+    """{row: {'minimum', 'median', 'maximum'}} of one run. Raises Trouble when the guest's exits are not those that its rows should cause."""
+    text = run_box(processor)
+    rows = {name: dict(zip(('minimum', 'median', 'maximum'), map(int, numbers))) for name, *numbers in ROW.findall(text)}
+    end = END.search(text)
+    if not end or int(end[1]) != len(rows):
+        raise Trouble('the bench guest did not print all of its rows on %s:\n%s' % (processor.title, text))
+    check_exits(rows, text, budget.load())
+    return rows
+
+
+def check_exits(rows, text, plan):
+    """Each sample of a row with an exit must be in the manager's table. Ports have no upper bound: the guest prints."""
+    expected = {}
+    for name in rows:
+        kind = plan.exit_of(name)
+        if kind:
+            expected[kind] = expected.get(kind, 0) + SAMPLES
+    counted = {kind: int(count) for kind, count in re.findall(r'([a-z][a-z ]*?) (\d+)(?:, |$)', TABLE.search(text)[1])}
+    for kind, count in expected.items():
+        if not count <= counted.get(kind, 0) or kind != 'port' and counted[kind] > count + STRAY:
+            raise Trouble('the rows should cause %d exits of kind %s, and the table counts %d' % (count, kind, counted.get(kind, 0)))
+
+
+def single(value):
+    return {'minimum': value, 'median': value, 'maximum': value}
+
+
+def switch(processor):
+    """From the last RDTSC of one VM to the first of the other, by the lists of both. One turn of the guests' loop is in it."""
+    found = GAP.findall(run_box(processor, switch_box()))
+    left = sorted((int(left), name) for name, left, _ in found)
+    back = sorted((int(back), name) for name, _, back in found)
+    ticks = sorted(switches(left, back))
+    if len(ticks) < 4:
+        raise Trouble('only %d switches between the two VMs were seen on %s' % (len(ticks), processor.title))
+    return {'minimum': ticks[0], 'median': ticks[len(ticks) // 2], 'maximum': ticks[-1]}
+
+
+def switches(left, back):
+    """For each moment at which one VM was left: the time until another came, when nobody else was in between."""
+    for moment, name in left:
+        later = [(other, its_name) for other, its_name in back if other > moment]
+        if later and later[0][1] != name and later[0][0] - moment < LONGEST_SWITCH:
+            yield later[0][0] - moment
+
+
+def switch_box():
+    vms = ''.join('[[vm]]\nname = "%s"\nmemory = "16M"\nexit_port = true\n'
+                  'boot = {kind = "multiboot", image = "@guests/bench", command_line = "switch=1 gaps=12"}\n' % name for name in PLAYERS)
+    return '[box]\nname = "switch"\nmemory = "128M"\n' + vms
