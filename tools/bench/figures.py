@@ -19,17 +19,25 @@ from boxes import PROCESSORS, Box
 
 PROGRAMS = ('kernel', 'manager', 'vmm')
 WRITE, ALLOCATED, EXECUTE = 1, 2, 4            # of a section's flags
-MIB = 1 << 20
+PADDING = b'\0\x90\xcc'
 
 
 def sizes(program):
-    """Bytes of a program: {'text', 'read only', 'data' (in the file), 'zeroed'}."""
+    """Bytes of a program in memory: {'text', 'read only', 'data' (in the file), 'zeroed'}."""
     found = dict.fromkeys(('text', 'read only', 'data', 'zeroed'), 0)
-    with open(BUILD / (program + '.elf'), 'rb') as file:
-        for section in ELFFile(file).iter_sections():
-            if section['sh_flags'] & ALLOCATED:
-                found[_kind(section)] += section['sh_size']
+    for section in _sections(program):
+        found[_kind(section)] += section['sh_size']
     return found
+
+
+def code(program):
+    """Bytes of a program's text without the padding to a whole page."""
+    return sum(len(section.data().rstrip(PADDING)) for section in _sections(program) if _kind(section) == 'text')
+
+
+def _sections(program):
+    file = ELFFile(io.BytesIO((BUILD / (program + '.elf')).read_bytes()))
+    return [section for section in file.iter_sections() if section['sh_flags'] & ALLOCATED]
 
 
 def _kind(section):
@@ -133,7 +141,7 @@ def all_of_them():
     small, large = (start(PROCESSORS['qemu-svm'], memory) for memory in (16, 32))
     found = {}
     for name in PROGRAMS:
-        found[name + '_text'] = sizes(name)['text']
+        found[name + '_text'] = code(name)
         found[name + '_lines'] = sum(lines(name).values())
     manager, vmm = program_memory('manager'), program_memory('vmm')
     found['kept'] = one['reserved'] + manager + vmm

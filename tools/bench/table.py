@@ -1,4 +1,6 @@
 """The bench's table for people."""
+import sys
+
 from rich import box as borders
 from rich.console import Console
 from rich.table import Table
@@ -7,7 +9,9 @@ from rich.text import Text
 import budget
 from boxes import PROCESSORS
 
-out = Console(highlight=False)
+WIDTH = 150                     # where there is no terminal
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 MET, WITHIN, OVER, DIM = 'green', 'yellow', 'bold red', 'dim'
 
@@ -77,7 +81,7 @@ def remark(number, row):
     goal = row.get('goal')
     if goal is None:
         return ''
-    return 'meets its goal' if number <= goal else 'not there yet: %.1f x' % (number / goal)
+    return 'met' if number <= goal else '%.1f x its goal' % (number / goal)
 
 
 def number_text(number):
