@@ -1,7 +1,7 @@
 """What the kernel does about a vCPU's exit: finish it here, or hand it to the VMM whose business it is."""
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.hw import cpu, memory
+from hypervisor.hw import memory
 from hypervisor.kernel import answer, state
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import XCR0_X87, switcher
@@ -189,8 +189,7 @@ def xsetbv(vcpu):
     if bad or vcpu_cpl(vcpu) != R0:
         general_protection(vcpu)
         return
-    vcpu.xcr0 = value
-    cpu.xsetbv(value)                   # this vCPU's state is the live one: it has just run
+    switcher.set_xcr0(vcpu, value)      # this vCPU's state is the live one: it has just run
     switcher.vendor.advance(vcpu)
 
 

@@ -28,24 +28,39 @@ class Switcher(object):
         """Once per core: make the state instructions usable, and close them to ring 3."""
         self.vendor = vendor
         self.owner = None
-        cr4 = cpu.read_cr4() | r_uint(CR4_OSFXSR | CR4_OSXMMEXCPT)
+        cpu.write_cr4(cpu.read_cr4() | r_uint(CR4_OSFXSR | CR4_OSXMMEXCPT))
         if cpu.cpuid(r_uint(1), R0, r_uint(2)) & LEAF1_ECX_XSAVE != R0:
-            cpu.write_cr4(cr4 | r_uint(CR4_OSXSAVE))
             self.xcr0 = cpu.cpuid(r_uint(0xd), R0, R0) & XCR0_OFFERED
-        else:
-            cpu.write_cr4(cr4)
         cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
 
     def claim(self, vcpu):
         """Make vcpu's state the live one."""
         cpu.clts()
+        self._open_xsave()
         old = self.owner
         if old is not None:
             self._keep(old)
         self.vendor.switch(old, vcpu)
         self._load(vcpu)
         self.owner = vcpu
+        self._close_xsave()
         cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
+
+    def _open_xsave(self):
+        """CR4.OSXSAVE is set only here: in ring 3 XGETBV would tell what a guest has in XCR0."""
+        if self.xcr0 != R0:
+            cpu.write_cr4(cpu.read_cr4() | r_uint(CR4_OSXSAVE))
+
+    def _close_xsave(self):
+        if self.xcr0 != R0:
+            cpu.write_cr4(cpu.read_cr4() & ~r_uint(CR4_OSXSAVE))
+
+    def set_xcr0(self, vcpu, value):
+        """The guest whose state is live has executed XSETBV; the value is one that it may have."""
+        vcpu.xcr0 = value
+        self._open_xsave()
+        cpu.xsetbv(value)
+        self._close_xsave()
 
     def release(self, vcpu):
         """The vCPU is gone: its state is dropped, not kept. What is still live is overwritten before any vCPU runs."""

@@ -4,7 +4,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.lib import text
 from hypervisor.lib.text import Sink
 from hypervisor.manager.build import reason
-from hypervisor.spec import ending, exit
+from hypervisor.spec import answer, ending, entry, exit
 
 PLAIN, DECIMAL, HEXADECIMAL = 0, 1, 2
 CODES = 1 + max(ending.WORDS)
@@ -27,6 +27,27 @@ _PARTS = [_split(ending.WORDS.get(code, UNKNOWN)) for code in range(CODES)] + [_
 BEFORE = [before for before, _, _ in _PARTS]
 KIND = [kind for _, kind, _ in _PARTS]
 AFTER = [after for _, _, after in _PARTS]
+
+
+def _rules(sentences):
+    """Sentences by their number; an empty one where no rule has the number."""
+    return [sentences.get(number, '') for number in range(1 + max(sentences))]
+
+
+ENTRY_RULES = _rules(dict((number, entry.NAMES[number] + ': ' + sentence) for number, sentence in entry.SENTENCES.items()))
+ANSWER_RULES = _rules(answer.SENTENCES)
+
+
+def write_rule(sink, vm):
+    """Which rule was broken, where the detail is the number of one."""
+    rules = ENTRY_RULES if vm.how == ending.ENTRY_FAILED else ANSWER_RULES
+    if vm.how != ending.ENTRY_FAILED and vm.how != ending.VMM_BAD_ANSWER:
+        return
+    number = intmask(vm.detail)
+    if 0 < number and number < len(rules):
+        text.write(sink, ' (')
+        text.write(sink, rules[number])
+        text.write(sink, ')')
 
 
 class Width(Sink):
@@ -71,6 +92,7 @@ class Table(object):
         self.console.name(vm)
         self.serial.put(ord(' '))
         write_ending(self.serial, vm)
+        write_rule(self.serial, vm)
         self.console.end()
 
     def write(self, vms, count, tsc_khz):

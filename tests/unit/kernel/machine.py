@@ -89,6 +89,10 @@ class Processor(dict):
         return dict.get(self, port, default)
 
 
+class Asleep(Exception):
+    """The processor sleeps, and the test has seen enough of that."""
+
+
 class Machine(object):
     """ram: (start, size, kind) as the boot loader tells them. modules: their bytes; None for the manager's image.
 
@@ -102,6 +106,7 @@ class Machine(object):
         self.gate_reads = 0
         self.due = None                     # TSC at which the timer fires, None: not armed
         self.acknowledged = 0
+        self.until = 1 << 63                # TSC from which on sleep ends the test's turn
         self.tasks = {}
         self.guests = {}
         self.log = []                       # ('task', number) and ('guest', number) in the order in which they ran
@@ -194,6 +199,8 @@ class Machine(object):
 
     def wait(self):
         assert self.due is not None, 'the processor sleeps, and no timer will wake it'
+        if self.cpu.tsc >= self.until:
+            raise Asleep()
         self.log.append(('sleep', self.cpu.tsc))
         self.cpu.tsc = max(self.cpu.tsc, self.due)
         self.due = None
@@ -201,6 +208,15 @@ class Machine(object):
 
     def take(self):
         return TIMER_VECTOR
+
+    def let_pass(self, ticks):
+        """Run the kernel's loop for that long, or a little longer."""
+        self.until = self.cpu.tsc + ticks
+        try:
+            while self.cpu.tsc < self.until:
+                step()
+        except Asleep:
+            pass
 
     # One call at a time, for tests that are not about scheduling
 
@@ -379,7 +395,7 @@ class Booted(object):
         machine.cpu.leaves, machine.cpu.msr, machine.cpu.register = dict(self.leaves), dict(self.msr), dict(self.register)
         machine.cpu.input, machine.cpu.tsc, machine.due = Processor(machine), self.tsc, self.due
         machine.cpu.run, machine.cpu.wait, machine.cpu.take = machine.run_task, machine.wait, machine.take
-        machine.tasks, machine.guests, machine.log, machine.acknowledged = {}, {}, [], 0
+        machine.tasks, machine.guests, machine.log, machine.acknowledged, machine.until = {}, {}, [], 0, 1 << 63
         hw_svm.fake_run[0] = machine.run_guest
         machine.connect()
         list.__setitem__(hw_image.fake_root, 0, self.root)
