@@ -1,6 +1,7 @@
 """Compartments: who owns frames. Each has one task and, if it is a VM, a nested address space and vCPUs."""
 from rpython.rlib.rarithmetic import intmask, r_uint
 
+from hypervisor.hw import cpu
 from hypervisor.hw.audit import publish_root
 from hypervisor.kernel import limit
 from hypervisor.kernel.arena import Account, arena
@@ -166,7 +167,10 @@ class Compartment(Account):
         return total
 
     def finish_wait(self):
-        """End the task's WAIT: it gets the signal bits, which are cleared."""
+        """End the task's WAIT: it gets the signal bits, which are cleared. What it waited counts while it owes an answer, or many short
+        waits would be no silence."""
+        if self.task.owes:
+            self.task.owed_ticks += cpu.rdtsc() - self.task.waiting_since
         self.task.answer(status.OK, self.signals)
         self.signals = R0
         self.task.wake()

@@ -195,7 +195,9 @@ def test_run_advance_and_inject_reach_the_vcpus_own_vmcs(core):
     assert core.fields(one)[vmx.GUEST_RIP] == 0xfff2 and core.fields(other)[vmx.GUEST_RIP] == 0xfff0
     put(core, other, 'CR0', PROTECTED)
     core.vendor.inject(one, 13, r_uint(0))
+    core.vendor.get(other, state.RIP)
     core.vendor.set_pat(one, r_uint(0x0606060606060606))
+    assert one.pat == 0x0606060606060606
     core.vendor.run(one)
     core.vendor.run(other)
     assert not core.fields(one)[vmx.ENTRY_INTERRUPTION_INFO] & vmx.INTERRUPTION_ERROR, 'it is in real mode'

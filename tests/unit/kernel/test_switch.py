@@ -1,0 +1,185 @@
+"""No register of one vCPU is ever visible in another: what stays live in the processor is exchanged, whole and in the right order."""
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from hypervisor.hw import cpu as hw_cpu
+from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.switch import switcher
+from hypervisor.spec import call, ending, svm
+from tests.unit.kernel import audit
+from tests.unit.kernel.vm import SLOT, make_vm, run_guest_once
+
+RUN, VCPU = call.VCPU_RUN, call.SLOT_VCPU
+STATE_BYTES = 832                   # x87 and SSE 512, header 64, AVX 256: Intel SDM Vol. 1, "Standard Format"
+DEBUG = ['dr0', 'dr1', 'dr2', 'dr3', 'dr6']
+RESET = {'dr0': 0, 'dr1': 0, 'dr2': 0, 'dr3': 0, 'dr6': 0xffff0ff0, 'xcr0': 1}
+
+
+class Fpu(object):
+    """The live state of the processor: one value stands for all of x87, SSE and AVX. log: what was done, in order."""
+
+    def __init__(self, box, monkeypatch, xsave=True):
+        self.box, self.value, self.log = box, 'boot', []
+        self.kept = {}
+        registers = box.cpu.register
+
+        def put(name, function):
+            # an llexternal cannot be called with fewer checks; the kernel's modules look it up in hypervisor.hw.cpu each time
+            monkeypatch.setattr(hw_cpu, name, function)
+        put('xsave', lambda area, mask: self.save(int(area), int(mask), registers['xcr0']))
+        put('xrstor', lambda area, mask: self.load(int(area), int(mask), registers['xcr0']))
+        put('fxsave', lambda area: self.save(int(area), 3, 3))
+        put('fxrstor', lambda area: self.load(int(area), 3, 3))
+        put('clts', lambda: registers.__setitem__('cr0', registers.get('cr0', 0) & ~8))
+
+    def usable(self):
+        assert not self.box.cpu.register.get('cr0', 0) & 8, 'an FPU instruction with CR0.TS set is a fault'
+
+    def save(self, area, mask, xcr0):
+        self.usable()
+        assert mask & ~xcr0 == 0 and mask in (3, 7), 'components %#x with XCR0 %#x' % (mask, xcr0)
+        assert area % 64 == 0 and area % 4096 + STATE_BYTES <= 4096
+        self.log.append(('save', area))
+        self.kept[area] = self.value
+
+    def load(self, area, mask, xcr0):
+        self.usable()
+        assert mask & ~xcr0 == 0 and mask in (3, 7)
+        self.log.append(('load', area))
+        if area not in self.kept:
+            self.value = 'reset'
+            self.check_reset_image(area)
+        else:
+            self.value = self.kept[area]
+
+    def check_reset_image(self, area):
+        """A vCPU that has never run begins with the state after FNINIT, and a header that XRSTOR takes."""
+        image = bytearray(self.box.memory.take(audit.page_of(area) + area % 4096, STATE_BYTES))
+        expected = bytearray(STATE_BYTES)
+        expected[0:2] = b'\x7f\x03'
+        expected[24:28] = b'\x80\x1f\0\0'
+        assert image == expected
+
+
+def three_vms(box):
+    for number in (1, 2, 3):
+        make_vm(box, number, vcpus=1)
+        assert box.kernel_call(number, RUN, VCPU, 0) is None
+
+
+class Expected(object):
+    """What each guest has left in the processor."""
+
+    def __init__(self):
+        self.state = dict((number, dict(RESET, fpu='reset')) for number in (1, 2, 3))
+
+
+@given(turns=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 1 << 32), st.sampled_from([1, 3, 7])), min_size=1, max_size=12))
+@settings(max_examples=30)
+def test_each_guest_finds_what_it_left_and_nothing_else(fresh, turns):
+    monkeypatch = pytest.MonkeyPatch() if hasattr(pytest, 'MonkeyPatch') else __import__('_pytest.monkeypatch', fromlist=['x']).MonkeyPatch()
+    try:
+        box = fresh(three_vms)
+        fpu, expected = Fpu(box, monkeypatch), Expected()
+        for number, value, xcr0 in turns:
+            def guest(machine, registers, block):
+                live = dict((name, box.cpu.register.get(name, 0)) for name in DEBUG + ['xcr0'])
+                live['fpu'] = fpu.value
+                assert live == expected.state[number], 'guest %d finds %r' % (number, live)
+                for n, name in enumerate(DEBUG):
+                    box.cpu.register[name] = value + n
+                fpu.value = (number, value)
+                expected.state[number] = dict(((name, value + n) for n, name in enumerate(DEBUG)), xcr0=xcr0, fpu=fpu.value)
+                registers.set('RAX', xcr0)
+                registers.set('RDX', 0)
+                registers.set('RCX', 0)
+                block.exit(svm.EXIT_XSETBV)
+            run_guest_once(box, number, guest)
+            assert box.cpu.register['cr0'] & 8, 'CR0.TS is not set after the switch: a task could use the FPU'
+    finally:
+        monkeypatch.undo()
+
+
+def test_same_vcpu_again_exchanges_nothing(fresh, monkeypatch):
+    box = fresh(three_vms)
+    fpu = Fpu(box, monkeypatch)
+    for _ in range(3):
+        run_guest_once(box, 1, lambda machine, registers, block: block.exit(svm.EXIT_INTR))
+    assert [what for what, _ in fpu.log] == ['load']
+
+
+def test_state_is_kept_before_the_next_is_loaded(fresh, monkeypatch):
+    """Keep the old, tell the vendor, load the new."""
+    box = fresh(three_vms)
+    fpu = Fpu(box, monkeypatch)
+    told = []
+    monkeypatch.setattr(switcher.vendor, 'switch', lambda old, new: (told.append((old, new)), fpu.log.append(('vendor', 0))), raising=False)
+    for number in (1, 2):
+        run_guest_once(box, number, lambda machine, registers, block: block.exit(svm.EXIT_INTR))
+    first, second = compartments[1].vcpus[0], compartments[2].vcpus[0]
+    assert fpu.log == [('vendor', 0), ('load', int(first.fpu)), ('save', int(first.fpu)), ('vendor', 0), ('load', int(second.fpu))]
+    assert told == [(None, first), (first, second)]
+    del switcher.vendor.__dict__['switch']
+
+
+def test_state_of_a_vcpu_that_is_gone_is_dropped(fresh, monkeypatch):
+    """It is not saved into pages that are free, and the next vCPU does not see it."""
+    box = fresh(three_vms)
+    fpu = Fpu(box, monkeypatch)
+
+    def leaves(machine, registers, block):
+        fpu.value = 'secret'
+        box.cpu.register.update(dr0=0x5ec3e7, dr6=0xffff0fff)
+        block.exit(svm.EXIT_INTR)
+    run_guest_once(box, 1, leaves)
+    assert switcher.owner is compartments[1].vcpus[0]
+    box.kernel_call(0, call.STOP, SLOT, ending.DESTROYED, 0)
+    assert switcher.owner is None
+    del fpu.log[:]
+    seen = []
+    run_guest_once(box, 2, lambda machine, registers, block: (seen.append((fpu.value, box.cpu.register['dr0'], box.cpu.register['dr6'])), block.exit(svm.EXIT_INTR)))
+    assert [what for what, _ in fpu.log] == ['load'] and seen == [('reset', 0, 0xffff0ff0)]
+
+
+def test_vcpu_made_again_begins_anew(fresh, monkeypatch):
+    """The next VM in the same kernel objects, on the same pages, finds the reset state, and its old translations are dropped."""
+    box = fresh(three_vms)
+    fpu = Fpu(box, monkeypatch)
+
+    def leaves(machine, registers, block):
+        fpu.value = 'secret'
+        box.cpu.register.update(dr0=0x5ec3e7)
+        for name in ('RAX', 'RBX', 'R15'):
+            registers.set(name, 0x5ec3e7)
+        block.exit(svm.EXIT_INTR)
+    run_guest_once(box, 1, leaves)
+    run_guest_once(box, 2, lambda machine, registers, block: block.exit(svm.EXIT_INTR))     # the first one's state is in memory now
+    box.kernel_call(0, call.STOP, SLOT, ending.DESTROYED, 0)
+    assert box.kernel_call(0, call.TAKE, SLOT, call.SLOT_RAM, call.SLOT_MEMORY) == (0, 0)
+    assert box.kernel_call(0, call.STOP, SLOT, 0, 0) == (0, 0)
+    make_vm(box, 1)
+    fpu.kept.clear()
+    assert box.kernel_call(1, RUN, VCPU, 0) is None
+    seen = []
+
+    def newcomer(machine, registers, block):
+        seen.append(dict((name, registers.get(name)) for name in ('RAX', 'RBX', 'R15')))
+        seen.append((fpu.value, box.cpu.register['dr0'], block.get('TLB_CONTROL') & 0xff))
+        block.exit(svm.EXIT_INTR)
+    run_guest_once(box, 1, newcomer)
+    assert seen == [dict.fromkeys(('RAX', 'RBX', 'R15'), 0), ('reset', 0, svm.TLB_FLUSH_ALL)]
+
+
+def test_translations_are_dropped_once(fresh):
+    box = fresh(three_vms)
+    seen = []
+    for _ in range(2):
+        run_guest_once(box, 1, lambda machine, registers, block: (seen.append(block.get('TLB_CONTROL') & 0xff), block.exit(svm.EXIT_INTR)))
+    assert seen == [svm.TLB_FLUSH_ALL, 0]
+
+
+def test_tasks_never_find_the_fpu_open(fresh):
+    """CR0.TS is set at boot and after each switch."""
+    box = fresh(three_vms)
+    assert box.cpu.register['cr0'] & 8
+    assert box.cpu.register['cr4'] & (1 << 9 | 1 << 10 | 1 << 18) == 1 << 9 | 1 << 10 | 1 << 18
