@@ -115,13 +115,15 @@ static u64 rdtsc(void)
 }
 
 /* Two VMs run this at once. Each notes the last TSC before and the first after every stretch in which it did not run; the
- * host puts both lists together: from the last of one VM to the first of the other is one switch of vCPUs. */
+ * host puts both lists together: from the last of one VM to the first of the other is one switch of vCPUs.
+ * Interrupts are on, though none can come: Bochs' SVM does not let the machine's own end a guest's run while they are off. */
 static void gaps(void)
 {
     static u64 left[MOST_GAPS], back[MOST_GAPS];
     u32 count = option("gaps", 8), n = 0;
     if (count > MOST_GAPS)
         count = MOST_GAPS;
+    asm volatile("sti");
     for (u64 last = rdtsc(), now; n < count; last = now) {
         now = rdtsc();
         if (now - last > GAP) {

@@ -159,6 +159,7 @@ def silent_task(kind, box):
     def waits_for_the_past():
         yield ('call', RUN, VCPU, 0)
         while True:
+            yield ('spin', MS)
             yield ('call', WAIT, 1)
     return Program({f.__name__: f for f in (never_runs_it, spins_on_an_exit, waits_on_an_exit, waits_in_small_pieces, waits_at_once, calls_without_end,
                                             waits_for_the_past)}[kind])
@@ -187,7 +188,7 @@ def test_silent_vmm_is_stopped_after_about_a_second(fresh, kind):
     assert (compartments[1].state, compartments[1].how) == (call.STATE_ENDED, ending.VMM_SILENT)
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'waits_for_the_past'])      # that one uses too little time to be silent soon
 def test_silent_vmm_does_not_take_its_neighbours_time(fresh, kind):
     """It has at most half of the processor, and none once it is stopped."""
     box = machine_with(fresh, 2)

@@ -1,0 +1,128 @@
+"""The bench keeps its budget, says so when it does not, and measures the same twice."""
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tools' / 'bench'))
+
+import bench  # noqa: E402
+import budget  # noqa: E402
+import exitpath  # noqa: E402
+import measure  # noqa: E402
+import paths  # noqa: E402
+import plot  # noqa: E402
+from boxes import PROCESSORS  # noqa: E402
+from bulkhead.mistake import Trouble  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def rows():
+    """Of each processor, measured once."""
+    return {name: measure.operations(processor) for name, processor in PROCESSORS.items()}
+
+
+@pytest.mark.parametrize('processor', PROCESSORS)
+def test_no_row_is_over_its_limit(rows, processor):
+    assert budget.faults({'rows': {processor: rows[processor]}, 'figures': {}}, budget.load()) == []
+
+
+def test_two_runs_measure_the_same(rows):
+    assert measure.operations(PROCESSORS['qemu-svm']) == rows['qemu-svm']
+
+
+@pytest.mark.parametrize('row', ['cpuid', 'in_uart_lsr'])
+def test_the_profile_holds_each_instruction_that_the_bench_counts(rows, row):
+    assert len(paths.capture(PROCESSORS['qemu-svm'], row)) == rows['qemu-svm'][row]['minimum']
+
+
+def test_operations_that_need_no_exit_have_none(rows):
+    assert {rows[processor][row]['minimum'] for processor in rows for row in ('nop', 'mov_cr3', 'mov_cr4', 'invlpg')} == {1}
+
+
+# The checks themselves.
+
+PLAN = budget.Budget(row={'cpuid': {'about': 'CPUID', 'goal': 45, 'exit': 'cpuid'}, 'later': {'about': 'later', 'pending': 'no device'}}, figure={},
+                     limit={'qemu-svm': {'cpuid': 50}})
+
+
+def found(**rows):
+    return {'rows': {'qemu-svm': {name: measure.single(number) for name, number in rows.items()}}, 'figures': {}}
+
+
+def test_a_row_over_its_limit_is_named():
+    assert budget.faults(found(cpuid=50), PLAN) == []
+    assert budget.faults(found(cpuid=51), PLAN) == ['OVER BUDGET: cpuid on qemu-svm is 51, its limit is 50']
+
+
+def test_rows_without_place_limit_or_means_are_named():
+    assert 'no place' in budget.faults(found(other=1), PLAN)[0]
+    assert 'cannot be measured: no device' in budget.faults(found(later=1), PLAN)[0]
+    assert 'no limit' in budget.faults({'rows': {'bochs-vmx': {'cpuid': measure.single(1)}}, 'figures': {}}, PLAN)[0]
+
+
+def test_limits_are_written_and_the_text_above_them_stays(tmp_path):
+    file = Path(shutil.copy(budget.FILE, tmp_path))
+    before = file.read_text()
+    budget.set_limits(found(cpuid=100), file)
+    assert file.read_text().startswith(before.partition(budget.ENFORCED)[0])
+    after, original = budget.load(file), budget.load()
+    assert after.limit['qemu-svm']['cpuid'] == 102
+    assert after.limit['bochs-vmx'] == original.limit['bochs-vmx'] and after.row == original.row
+
+
+def table(**counts):
+    text = ', '.join('%s %d' % item for item in counts.items())
+    return 'bulkhead: bench  exited with status 0            9  %s\n' % text
+
+
+def test_a_row_whose_exits_did_not_happen_is_refused():
+    measure.check_exits({'cpuid': {}}, table(interrupt=1, cpuid=1001), PLAN)
+    for count in (999, 1100):
+        with pytest.raises(Trouble, match='exits of kind cpuid'):
+            measure.check_exits({'cpuid': {}}, table(cpuid=count), PLAN)
+
+
+def test_a_switch_is_counted_from_one_vm_to_the_next():
+    left = [(100, 'a'), (900, 'b'), (5000, 'a'), (6000, 'a')]
+    back = [(130, 'b'), (940, 'a'), (5500, 'a')]
+    assert list(measure.switches(left, back)) == [30, 40]
+
+
+def test_a_trace_is_cut_at_the_operation():
+    kernel, vmm = 0xffffffff80101000, 0x401000
+    once = [0x1000, 0x1002, kernel, vmm, kernel + 4, 0x1004]
+    assert paths.split(once + once, 0x1000, 0x1002, 0x1004) == [[0x1002, kernel, vmm, kernel + 4]] * 2
+    without_exit = [0x1000, kernel, vmm, kernel + 4, 0x1004]        # Bochs does not show what ends in an exit
+    assert paths.split(without_exit, 0x1000, 0x1002, 0x1004) == [[0x1002, kernel, vmm, kernel + 4]]
+    assert paths.split([0, kernel, vmm, 0, kernel], 0x1000, 0x1002, 0x1004) == [[0x1002, kernel, vmm], [0x1002, kernel]]
+
+
+def test_functions_are_added_up():
+    places = [paths.Place('kernel', name) for name in 'aabba']
+    assert exitpath.by_function(places) == [('kernel', 'a', 3, 2), ('kernel', 'b', 2, 1)]
+    assert exitpath.folded(places) == 'kernel;a 2\nkernel;b 2\nkernel;a 1\n'
+
+
+def test_the_plot_has_a_bar_for_each_row():
+    assert plot.svg(found(cpuid=100), PLAN).count('fill="%s"' % plot.COLOURS['qemu-svm']) == 2      # and the legend's
+
+
+def test_the_comparison_reads_an_older_result(tmp_path):
+    import table as shown
+    older = json.loads(json.dumps(found(cpuid=100)))
+    assert shown.old(older, 'rows', 'qemu-svm', 'cpuid') == 100
+    assert shown.old(older, 'rows', 'bochs-svm', 'cpuid') is None
+    assert str(shown.cell(90, PLAN.row['cpuid'], 95, 100)) == '90 (-10)'
+
+
+def test_the_command_fails_with_the_row(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(bench, 'FOLDER', tmp_path)
+    monkeypatch.setattr(bench, 'measured', lambda names, quick: found(cpuid=10 ** 6))
+    monkeypatch.setattr(sys, 'argv', ['bench'])
+    assert bench.main() == 1
+    assert 'OVER BUDGET: cpuid' in capfd.readouterr().err
+    assert json.loads((tmp_path / 'bench.json').read_text()) == found(cpuid=10 ** 6)
