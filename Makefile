@@ -2,9 +2,11 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build run check test test-unit test-native test-tools test-system iso clean distclean
+.PHONY: help setup build run check test test-unit test-native test-tools test-system iso bench profile clean distclean
 
 BOX ?= machines/two-guests.toml
+KIND ?= cpuid
+ON ?= qemu-svm
 
 bulkhead := .env/bin/bulkhead
 python2  := .env/bin/python2
@@ -49,16 +51,22 @@ test: build     ## run all tests: unit, native, tools, system and hostile
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 test-unit: setup    ## run the hypervisor's logic untranslated, in seconds
-	@$(pytest2) $(call some-tests,tests/unit)
+	@$(python3) tools/parts.py $(python2) build/pytest-2 $(call some-tests,tests/unit)
 
 test-native: build  ## run the same vectors through translated code
 	@$(pytest2) $(call some-tests,tests/native)
 
 test-tools: build   ## test the bulkhead command and the build's own steps
-	@$(pytest3) $(call some-tests,tests/tools)
+	@$(pytest3) -n 2 $(call some-tests,tests/tools)
 
 test-system: build  ## boot whole boxes on QEMU and Bochs, hostile guests and VMMs among them
 	@$(pytest3) -n 2 $(call some-tests,tests/system tests/hostile)
+
+bench: build    ## count what each operation costs a guest, on three emulated processors, against tests/bench/budget.toml
+	@$(python3) tools/bench/bench.py $(if $(COMPARE),--compare $(COMPARE))
+
+profile: build  ## show where the instructions of one exit go: KIND=cpuid, any row of the bench, or start; ON=bochs-vmx
+	@$(python3) tools/bench/exitpath.py $(KIND) --on $(ON)
 
 clean:          ## remove what was built
 	rm -rf build

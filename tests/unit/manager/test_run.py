@@ -204,12 +204,21 @@ ENDINGS = [
 ]
 
 
+# The line of an ending that is a broken rule says which one.
+ENDINGS += [(ending.ENTRY_FAILED, 37, 'the processor refused to enter the guest, rule 37', 1),
+            (ending.ENTRY_FAILED, 0, 'the processor refused to enter the guest, rule 0', 1),
+            (ending.ENTRY_FAILED, 1 << 40, 'the processor refused to enter the guest, rule 1099511627776', 1)]
+RULES = {(ending.VMM_BAD_ANSWER, 12): ' (segment attributes have only defined bits; limits fit in 32 bits, selectors and table limits in 16)',
+         (ending.ENTRY_FAILED, 37): ' (TR_USABLE: TR is a present, usable system segment)'}
+
+
 @pytest.mark.parametrize('how, detail, words, number', ENDINGS)
 def test_each_ending_is_told_in_words_and_counts_in_the_status(how, detail, words, number):
     kernel = two_guests([('end', how, detail)], [('send', 'still here\n')])
     run = Run(kernel)
     assert words in run.row_of('alpha')
-    assert '[alpha] ' + words in run.own_lines()
+    told = [line for line in run.own_lines() if line.startswith('[alpha] ')]
+    assert told == ['[alpha] ' + words + RULES.get((how, detail), '')]
     assert run.lines_of('beta') == ['still here'] and run.status == number
 
 
