@@ -23,8 +23,8 @@ INJECTABLE = r_uint(sum(1 << number for number, name, _ in VECTORS if name != 'N
 VMM_ENDINGS = r_uint(sum(1 << code for code in ending.VMM_MAY_SAY))
 
 # Bit `kind` is set where the action may answer that kind of exit.
-MAY_COMPLETE = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.HLT)))
-MAY_RESUME = r_uint(sum(1 << k for k in (kinds.IO, kinds.MEMORY, kinds.HLT, kinds.SHUTDOWN)))
+MAY_COMPLETE = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.HLT, kinds.INTA)))
+MAY_RESUME = r_uint(sum(1 << k for k in (kinds.IO, kinds.MEMORY, kinds.HLT, kinds.SHUTDOWN, kinds.EOI)))
 MAY_INJECT = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.MEMORY)))
 
 
@@ -92,6 +92,10 @@ def complete(vcpu, page):
     """Put the result where the instruction wants it, and step over it."""
     result = memory.load64(page + ANSWER['RESULT'])
     kind = vcpu.exit_kind
+    if kind == kinds.INTA:
+        switcher.vendor.interrupt(vcpu, intmask(result & r_uint(0xff)))
+        vcpu.attention = True
+        return
     if kind == kinds.IO:
         if vcpu.exit_flags & r_uint(kinds.IO_IN) != R0:
             vcpu.set_gpr(RAX, merged(vcpu.gpr(RAX), result, vcpu.exit_size))

@@ -5,7 +5,7 @@ Every argument is hostile. A call checks all of them before it changes anything,
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory
-from hypervisor.kernel import answer, limit
+from hypervisor.kernel import answer, interrupts, limit
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
                                            compartments)
@@ -68,6 +68,10 @@ def dispatch(caller):
         inspect(caller, a)
     elif number == r_uint(call.VCPU_READ):
         vcpu_read(caller, a, b)
+    elif number == r_uint(call.VCPU_INTERRUPT):
+        vcpu_interrupt(caller, a, b, c)
+    elif number == r_uint(call.VCPU_APIC):
+        vcpu_apic(caller, a, b, c, d)
     else:
         task.answer(status.BAD_CALL, R0)
 
@@ -383,6 +387,20 @@ def inspect(caller, slot):
         memory.store64(page + INSPECT['EXITS'] + 8 * n, target.exits(n))
         n += 1
     caller.task.answer(status.OK, r_uint(target.state))
+
+
+def vcpu_interrupt(caller, slot, kind, vector):
+    if caller.slot_kind(slot) != VCPU:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    interrupts.interrupt(caller, vcpus[intmask(caller.first[intmask(slot)])], kind, vector)
+
+
+def vcpu_apic(caller, slot, offset, write, value):
+    if caller.slot_kind(slot) != VCPU:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    interrupts.access(caller, vcpus[intmask(caller.first[intmask(slot)])], offset, write, value)
 
 
 def vcpu_read(caller, slot, groups):

@@ -127,6 +127,8 @@ class Compartment(Account):
             return
         vcpu.ready = False
         vcpu.outstanding = False
+        vcpu.halted = False
+        vcpu.apic.deadline = R0
         switcher.release(vcpu)
         self.vcpu_ticks += vcpu.ticks
         n = 0

@@ -156,6 +156,10 @@ def reset_vcpu(vcpu):
     vcpu.ready = False
     vcpu.started = False
     vcpu.outstanding = False
+    vcpu.halted = False
+    vcpu.attention = False
+    vcpu.nmi_blocked = False
+    vcpu.apic.reset(vcpu.index)
     vcpu.flush = True
     vcpu.ticks = R0
     vcpu.event = R0

@@ -2,7 +2,7 @@
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
-from hypervisor.kernel import answer, state
+from hypervisor.kernel import answer, interrupts, state
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import XCR0_X87, switcher
 from hypervisor.kernel.timer import timer
@@ -29,8 +29,11 @@ def handle(vcpu):
     vcpu.counts[kind] += 1
     if kind == kinds.CPUID:
         cpuid(vcpu)
-    elif kind == kinds.IO or kind == kinds.HLT or kind == kinds.SHUTDOWN:
+    elif kind == kinds.IO or kind == kinds.SHUTDOWN:
         answer.deliver(vcpu)
+    elif kind == kinds.HLT:
+        if not interrupts.halt(vcpu):
+            answer.deliver(vcpu)
     elif kind == kinds.MEMORY:
         memory_access(vcpu)
     elif kind == kinds.INTERRUPT:
@@ -50,7 +53,9 @@ def handle(vcpu):
         switcher.vendor.inject(vcpu, bits.VECTOR_UD, R0)
     elif kind == kinds.IGNORED:
         switcher.vendor.advance(vcpu)
-    elif kind == kinds.NMI or kind == kinds.WINDOW:
+    elif kind == kinds.WINDOW:
+        interrupts.window(vcpu)
+    elif kind == kinds.NMI:
         return
     elif kind == kinds.ENTRY_FAILED:
         vcpu.compartment.stop(ending.ENTRY_FAILED, r_uint(switcher.vendor.explain(vcpu)))
@@ -135,6 +140,11 @@ def msr_read(vcpu):
         msr_result(vcpu, switcher.vendor.get(vcpu, fields.EFER))
     elif number == r_uint(bits.MSR_PAT):
         msr_result(vcpu, vcpu.pat)
+    elif interrupts.is_msr(number):
+        if interrupts.read_msr(vcpu, number):
+            msr_result(vcpu, vcpu.exit_value)
+        else:
+            general_protection(vcpu)
     else:
         answer.deliver(vcpu)
 
@@ -151,6 +161,9 @@ def msr_write(vcpu):
         write_efer(vcpu, vcpu.exit_value)
     elif number == r_uint(bits.MSR_PAT):
         write_pat(vcpu, vcpu.exit_value)
+    elif interrupts.is_msr(number):
+        if not interrupts.write_msr(vcpu, number, vcpu.exit_value):
+            general_protection(vcpu)
     else:
         answer.deliver(vcpu)
 

@@ -145,19 +145,19 @@ class Inventory(object):
         self.free_count += 1
 
     def take_frames(self, count):
-        """`count` frames from the end of the longest region, cleared, for the manager itself. Returns the first, 0 if there is none."""
-        best = 0
-        n = 1
+        """`count` frames from the end of the longest region that is mapped one to one by now, cleared, for the manager itself. Returns
+        the first, 0 if there is none."""
+        best = -1
+        n = 0
         while n < self.free_count:
-            if self.free_frames[n] > self.free_frames[best]:
+            reached = (self.free_first[n] + self.free_frames[n]) << 12 <= REACH
+            if reached and (best < 0 or self.free_frames[n] > self.free_frames[best]):
                 best = n
             n += 1
-        if self.free_frames[best] <= count:
+        if best < 0 or self.free_frames[best] <= count:
             return R0
         self.free_frames[best] -= count
         first = self.free_first[best] + self.free_frames[best]
-        if (first + count) << 12 > REACH:
-            return R0
         memory.clear(first << 12, count << 12)
         return first
 

@@ -5,7 +5,7 @@ Every crossing between privilege levels is a call that returns here; interrupts 
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
-from hypervisor.kernel import calls, exits, panic
+from hypervisor.kernel import calls, exits, interrupts, panic
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.spec import call, ending
@@ -32,6 +32,8 @@ def step():
 def run_vcpu(vcpu):
     if switcher.owner is not vcpu:
         switcher.claim(vcpu)
+    if vcpu.attention and not interrupts.prepare(vcpu):
+        return
     switcher.vendor.run(vcpu)
     exits.handle(vcpu)
 

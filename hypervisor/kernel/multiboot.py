@@ -18,12 +18,16 @@ TAG_END, TAG_MODULE, TAG_MEMORY_MAP = 0, 3, 6
 
 
 class Loader(object):
-    """ranges: available memory, bytes. modules: where the boot modules lie, bytes."""
+    """ranges: available memory, bytes, disjoint after `read`. others: what the map names otherwise. modules: where the boot modules
+    lie, bytes."""
 
     def __init__(self):
         self.range_start = [R0] * RANGES
         self.range_end = [R0] * RANGES
         self.range_count = 0
+        self.other_start = [R0] * RANGES
+        self.other_end = [R0] * RANGES
+        self.other_count = 0
         self.module_start = [R0] * MODULES
         self.module_end = [R0] * MODULES
         self.module_count = 0
@@ -37,6 +41,7 @@ class Loader(object):
             self._read2(information)
         else:
             return refusal.BAD_LOADER
+        self._tidy()
         if self.refusal != refusal.NONE:
             return self.refusal
         if self.range_count == 0:
@@ -84,17 +89,58 @@ class Loader(object):
             at += step
 
     def _memory(self, start, size, kind):
+        end = start + size
+        if end < start:
+            end = ~r_uint(0xfff)
         if kind != r_uint(AVAILABLE):
+            self._other(start & ~r_uint(0xfff), (end + 0xfff) & ~r_uint(0xfff))
             return
         last = self.range_count - 1
-        if last >= 0 and self.range_end[last] == start and (start + size) & r_uint(0xfff) == R0:
-            self.range_end[last] = start + size
+        if last >= 0 and self.range_end[last] == start and end & r_uint(0xfff) == R0:
+            self.range_end[last] = end
+        else:
+            self._range((start + 0xfff) & ~r_uint(0xfff), end & ~r_uint(0xfff))
+
+    def _range(self, start, end):
+        if self.range_count < RANGES:
+            self.range_start[self.range_count] = start
+            self.range_end[self.range_count] = end
+            self.range_count += 1
+
+    def _other(self, start, end):
+        if self.other_count < RANGES:
+            self.other_start[self.other_count] = start
+            self.other_end[self.other_count] = end
+            self.other_count += 1
+
+    def _tidy(self):
+        """Maps of odd firmware overlap: what is named twice counts once, and what is also named otherwise is no memory."""
+        n = 0
+        while n < self.range_count:         # grows where a range is cut in two
+            m = 0
+            while m < self.other_count:
+                self._cut(n, self.other_start[m], self.other_end[m])
+                m += 1
+            m = 0
+            while m < n:
+                self._cut(n, self.range_start[m], self.range_end[m])
+                m += 1
+            n += 1
+
+    def _cut(self, n, start, end):
+        """Take [start, end) out of range n; what lies behind it becomes a range of its own."""
+        first = self.range_start[n]
+        last = self.range_end[n]
+        if start >= end or start >= last or end <= first:
             return
-        if self.range_count >= RANGES:
-            return
-        self.range_start[self.range_count] = (start + 0xfff) & ~r_uint(0xfff)
-        self.range_end[self.range_count] = (start + size) & ~r_uint(0xfff)
-        self.range_count += 1
+        if start > first:
+            self.range_end[n] = start
+            if end < last:
+                self._range(end, last)
+        elif end < last:
+            self.range_start[n] = end
+        else:
+            self.range_end[n] = first
 
     def _module(self, start, end):
         if self.module_count >= MODULES:

@@ -19,7 +19,7 @@ VECTOR_LINES = unrolling_iterable([(number, '#' + name + ' (' + WORDS[name] + ')
 REFUSALS = unrolling_iterable([(number, sentence) for number, _, sentence in refusal.TABLE if number])
 CODES = unrolling_iterable([(number, sentence) for number, _, sentence in codes.TABLE])
 REGISTERS = unrolling_iterable(
-    [(name.ljust(6), PANIC[name], column == 3) for row in (['RIP', 'RSP', 'RFLAGS', 'ERROR'], ['RAX', 'RBX', 'RCX', 'RDX'],
+    [((name + ' ').ljust(6), PANIC[name], column == 3) for row in (['RIP', 'RSP', 'RFLAGS', 'ERROR'], ['RAX', 'RBX', 'RCX', 'RDX'],
                                                           ['RSI', 'RDI', 'RBP', 'R8'], ['R9', 'R10', 'R11', 'R12'],
                                                           ['R13', 'R14', 'R15', 'CS'], ['CR0', 'CR2', 'CR3', 'CR4'])
      for column, name in enumerate(row)])

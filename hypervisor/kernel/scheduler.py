@@ -9,6 +9,7 @@ from hypervisor.kernel import limit
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
+from hypervisor.kernel.vcpu import vcpus
 from hypervisor.spec import ending
 
 R0 = r_uint(0)
@@ -29,6 +30,7 @@ class Scheduler(object):
         self.slice_end = R0
         self.slice_ticks = R0
         self.silence_ticks = R0
+        self.armed = R0             # TSC at which the timer fires
 
     def open(self):
         self.slice_ticks = timer.tsc_khz * limit.SLICE_MICROSECONDS // 1000
@@ -113,10 +115,36 @@ class Scheduler(object):
             if deadline != NEVER and deadline < until:
                 until = deadline
             n += 1
-        if until <= now:
+        n = 0
+        while n < limit.VCPUS:
+            deadline = vcpus[n].apic.deadline
+            if deadline != R0 and deadline < until:
+                until = deadline
+            n += 1
+        self.arm_at(now, until)
+
+    def arm_at(self, now, moment):
+        self.armed = moment
+        if moment <= now:
             timer.arm(R0)
         else:
-            timer.arm(until - now)
+            timer.arm(moment - now)
+
+    def nudge(self, deadline):
+        """A deadline has been set while the timer is armed already: fire earlier if it comes first."""
+        if deadline != R0 and deadline < self.armed:
+            self.arm_at(cpu.rdtsc(), deadline)
+
+    def expire_timers(self, now):
+        """Guests' APIC timers whose time has come."""
+        n = 0
+        while n < limit.VCPUS:
+            vcpu = vcpus[n]
+            deadline = vcpu.apic.deadline
+            if deadline != R0 and passed(now, deadline):
+                vcpu.apic.expire(now)
+                vcpu.wake_for_interrupt()
+            n += 1
 
     def wake_time(self, compartment):
         """When a blocked task has to be looked at: at its deadline, or when a VMM in WAIT has owed an answer too long."""
@@ -136,6 +164,7 @@ class Scheduler(object):
         while n < limit.COMPARTMENTS:
             self.look_at(compartments[n], now)
             n += 1
+        self.expire_timers(now)
         if passed(now, self.slice_end):
             if not self.choose_other():
                 self.start_slice(now)
@@ -166,6 +195,7 @@ class Scheduler(object):
         while n < limit.COMPARTMENTS:
             self.look_at(compartments[n], now)
             n += 1
+        self.expire_timers(now)
 
 
 scheduler = Scheduler()

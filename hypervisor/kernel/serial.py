@@ -40,8 +40,8 @@ def number(value):
 
 
 def decimal(value):
-    """A small decimal number."""
-    divisor = r_uint(10000000)
+    """A decimal number."""
+    divisor = r_uint(10000000000000000000)
     started = False
     while divisor > R0:
         digit = intmask((value // divisor) % r_uint(10))

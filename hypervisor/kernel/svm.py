@@ -41,13 +41,15 @@ LENGTH = [0] * 0x90
 for _name, _kind in [('INTR', kinds.INTERRUPT), ('NMI', kinds.NMI), ('SMI', kinds.NMI), ('CPUID', kinds.CPUID), ('HLT', kinds.HLT),
                      ('INVD', kinds.IGNORED), ('WBINVD', kinds.IGNORED), ('IOIO', kinds.IO), ('MSR', kinds.MSR_READ),
                      ('TASK_SWITCH', kinds.TASK_SWITCH), ('FERR_FREEZE', kinds.EXCEPTION), ('SHUTDOWN', kinds.SHUTDOWN), ('VMMCALL', kinds.HYPERCALL),
-                     ('XSETBV', kinds.XSETBV)] + [(name, kinds.PRIVILEGED) for name in PRIVILEGED]:
+                     ('XSETBV', kinds.XSETBV), ('VINTR', kinds.WINDOW), ('IRET', kinds.WINDOW)] + [(name, kinds.PRIVILEGED) for name in PRIVILEGED]:
     KIND[getattr(svm, 'EXIT_' + _name)] = _kind
 for _name, _length in svm.LENGTHS:
     LENGTH[getattr(svm, 'EXIT_' + _name)] = _length
 KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own handler has seen it
 SOFTWARE_EXCEPTIONS = r_uint(1 << bits.VECTOR_BP | 1 << bits.VECTOR_OF)
-INTERCEPT_ALL = r_uint(sum(1 << bit for bit, _, _ in svm.INTERCEPTS))
+INTERCEPT_ALL = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name not in svm.NOT_ALWAYS))
+INTERCEPT_VINTR = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'VINTR'))
+INTERCEPT_IRET = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'IRET'))
 
 
 class Svm(Vendor):
@@ -270,6 +272,39 @@ class Svm(Vendor):
 
     def explain(self, vcpu):
         return svm_check.broken_rule(self, vcpu)
+
+    def interruptible(self, vcpu):
+        return (vcpu.event == R0 and memory.load64(vcpu.control + VMCB['RFLAGS']) & r_uint(bits.RFLAGS_IF) != R0 and
+                memory.load64(vcpu.control + VMCB['INTERRUPT_SHADOW']) & 1 == R0)
+
+    def interrupt(self, vcpu, vector):
+        vcpu.event = r_uint(svm.EVENT_VALID | svm.EVENT_INTERRUPT << svm.EVENT_TYPE_SHIFT) | r_uint(vector)
+
+    def nmi_possible(self, vcpu):
+        return (not vcpu.nmi_blocked and vcpu.event == R0 and
+                memory.load64(vcpu.control + VMCB['INTERRUPT_SHADOW']) & 1 == R0)
+
+    def deliver_nmi(self, vcpu):
+        """NMIs stay blocked until the next IRET, so that one exits."""
+        vcpu.event = r_uint(svm.EVENT_VALID | svm.EVENT_NMI << svm.EVENT_TYPE_SHIFT | bits.VECTOR_NMI)
+        vcpu.nmi_blocked = True
+        self.set_intercepts(vcpu, INTERCEPT_IRET, R0)
+
+    def open_window(self, vcpu):
+        """A virtual interrupt of any vector exits before it is taken. Source: APM Vol. 2, "Virtual Interrupts"."""
+        memory.store64(vcpu.control + VMCB['V_INTR'], r_uint(svm.V_INTR_MASKING | svm.V_IRQ | svm.V_IGNORE_TPR))
+        self.set_intercepts(vcpu, INTERCEPT_VINTR, R0)
+
+    def close_window(self, vcpu):
+        memory.store64(vcpu.control + VMCB['V_INTR'], r_uint(svm.V_INTR_MASKING))
+        self.set_intercepts(vcpu, R0, INTERCEPT_VINTR)
+        if vcpu.exit_code == r_uint(svm.EXIT_IRET):
+            vcpu.nmi_blocked = False
+            self.set_intercepts(vcpu, R0, INTERCEPT_IRET)
+
+    def set_intercepts(self, vcpu, more, less):
+        at = vcpu.control + VMCB['INTERCEPT_1']
+        memory.store32(at, (memory.load32(at) | more) & ~less)
 
     def switch(self, old, new):
         """Nothing: VMSAVE and VMLOAD exchange all of it at every run."""

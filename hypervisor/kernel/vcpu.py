@@ -4,6 +4,7 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.hw import memory
 from hypervisor.kernel import limit
 from hypervisor.kernel.context import Context
+from hypervisor.kernel.lapic import Lapic
 from hypervisor.spec import context as layout
 from hypervisor.spec import exit as kinds
 
@@ -13,7 +14,7 @@ R0 = r_uint(0)
 class Vcpu(Context):
     """All vCPUs exist from the start; `compartment` says whose one is, None whose nobody's.
 
-    Invariant: `outstanding` is set exactly while an exit waits for the VMM's answer; only then the vCPU is not ready.
+    Invariant: `outstanding` is set exactly while an exit waits for the VMM's answer; then, and while it is `halted`, the vCPU is not ready.
     """
 
     def __init__(self, number):
@@ -23,6 +24,10 @@ class Vcpu(Context):
         self.started = False        # the VMM has run it once
         self.outstanding = False
         self.told = False           # the VMM knows of the outstanding exit
+        self.halted = False         # sleeps in HLT until its APIC has something for it
+        self.attention = False      # its APIC may have something for it: look before the next entry
+        self.apic = Lapic()
+        self.nmi_blocked = False    # SVM only: an NMI was delivered and no IRET has come since
         self.flush = False          # nested translations must be dropped before the next entry
         # Memory
         self.area = R0              # hva of the register area (spec/context.py AREA)
@@ -60,6 +65,18 @@ class Vcpu(Context):
         self.sfmask = R0
         # Counters, one per kind of exit
         self.counts = [R0] * kinds.COUNT
+
+    def has_interrupt(self):
+        """Is anything waiting that the guest would take if its flags let it?"""
+        apic = self.apic
+        return apic.nmi or apic.pending() >= 0 or apic.accepts_extint()
+
+    def wake_for_interrupt(self):
+        """Something about its interrupts has changed: look before the next entry, and end a HLT."""
+        self.attention = True
+        if self.halted and self.has_interrupt():
+            self.halted = False
+            self.ready = True
 
     def gpr(self, offset):
         """A general register; offset: spec/context.py AREA, all but RSP (a state field)."""

@@ -62,6 +62,26 @@ class Vendor(object):
     def inject(self, vcpu, vector, error):
         """Queue exception `vector` (with `error` where the vector has one) for the next entry."""
 
+    def interruptible(self, vcpu):
+        """Would the guest take an external interrupt at the next entry (RFLAGS.IF, no shadow)?"""
+        return False
+
+    def interrupt(self, vcpu, vector):
+        """Queue an external interrupt for the next entry. The caller has asked `interruptible`."""
+
+    def nmi_possible(self, vcpu):
+        """Would the guest take an NMI at the next entry?"""
+        return False
+
+    def deliver_nmi(self, vcpu):
+        """Queue an NMI for the next entry."""
+
+    def open_window(self, vcpu):
+        """Exit with kind WINDOW as soon as the guest can take an external interrupt."""
+
+    def close_window(self, vcpu):
+        """Take that wish back."""
+
     def switch(self, old, new):
         """Another vCPU will run on this core: keep for `old` (may be None) and load for `new` what `run` leaves live."""
 

@@ -142,6 +142,33 @@ class Vmx(Vendor):
         self.make_current(vcpu)
         vmx_exit.exception(vcpu, vector, error)
 
+    def interruptible(self, vcpu):
+        self.make_current(vcpu)
+        blocked = hw.vmread(r_uint(vmx.GUEST_INTERRUPTIBILITY)) & r_uint(vmx.BLOCKING_STI | vmx.BLOCKING_MOV_SS)
+        return vcpu.event == R0 and blocked == R0 and hw.vmread(r_uint(vmx.GUEST_RFLAGS)) & r_uint(bits.RFLAGS_IF) != R0
+
+    def interrupt(self, vcpu, vector):
+        vcpu.event = r_uint(vmx.INTERRUPTION_VALID | vmx.TYPE_EXTERNAL << vmx.INTERRUPTION_TYPE_SHIFT) | r_uint(vector)
+
+    def nmi_possible(self, vcpu):
+        self.make_current(vcpu)
+        return vcpu.event == R0 and hw.vmread(r_uint(vmx.GUEST_INTERRUPTIBILITY)) == R0
+
+    def deliver_nmi(self, vcpu):
+        vcpu.event = r_uint(vmx.INTERRUPTION_VALID | vmx.TYPE_NMI << vmx.INTERRUPTION_TYPE_SHIFT | bits.VECTOR_NMI)
+
+    def open_window(self, vcpu):
+        self.make_current(vcpu)
+        controls = hw.vmread(r_uint(vmx.PRIMARY_CONTROLS))
+        hw.vmwrite(r_uint(vmx.PRIMARY_CONTROLS), controls | r_uint(vmx.PRIMARY_INTERRUPT_WINDOW))
+
+    def close_window(self, vcpu):
+        """WINDOW exits of other reasons (the preemption timer, #DB and #AC) leave a window open."""
+        self.make_current(vcpu)
+        if vcpu.exit_code == r_uint(vmx.REASON_INTERRUPT_WINDOW):
+            controls = hw.vmread(r_uint(vmx.PRIMARY_CONTROLS))
+            hw.vmwrite(r_uint(vmx.PRIMARY_CONTROLS), controls & ~r_uint(vmx.PRIMARY_INTERRUPT_WINDOW))
+
     def switch(self, old, new):
         """SYSCALL's MSRs and KERNEL_GS_BASE: EFER.SCE is off outside of guests, and nothing but guests uses SWAPGS."""
         if old is not None:

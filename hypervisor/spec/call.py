@@ -27,6 +27,8 @@ TABLE = [
     (13, 'INSPECT', ['compartment'], 'state'),
     (14, 'VCPU_RUN', ['vcpu', 'deadline'], 'reasons'),
     (15, 'VCPU_READ', ['vcpu', 'groups'], '0'),
+    (16, 'VCPU_INTERRUPT', ['vcpu', 'kind', 'vector'], '0'),
+    (17, 'VCPU_APIC', ['vcpu', 'offset', 'write', 'value'], 'value'),
 ]
 for _number, _name, _arguments, _value in TABLE:
     globals()[_name] = _number
@@ -37,6 +39,9 @@ READ, WRITE, EXECUTE, GUEST = 1, 2, 4, 8
 
 # VCPU_RUN: reasons in RDX, may come together.
 REASON_EXIT, REASON_SIGNAL, REASON_DEADLINE = 1, 2, 4
+
+# VCPU_INTERRUPT: kinds.
+INTERRUPT_FIXED, INTERRUPT_LEVEL, INTERRUPT_NMI, INTERRUPT_EXTINT_ON, INTERRUPT_EXTINT_OFF = range(5)
 
 # INSPECT: state of a compartment.
 STATE_NEW, STATE_RUNNING, STATE_ENDED = 0, 1, 2

@@ -15,7 +15,7 @@ RFLAGS_FIXED = 2        # bit 1 always reads as one
 
 MSR = [
     ('TSC', 0x10), ('APIC_BASE', 0x1b), ('FEATURE_CONTROL', 0x3a), ('SYSENTER_CS', 0x174), ('SYSENTER_ESP', 0x175), ('SYSENTER_EIP', 0x176),
-    ('DEBUGCTL', 0x1d9), ('PAT', 0x277), ('X2APIC_FIRST', 0x800),
+    ('DEBUGCTL', 0x1d9), ('PAT', 0x277), ('TSC_DEADLINE', 0x6e0), ('X2APIC_FIRST', 0x800),
     ('EFER', 0xc0000080), ('STAR', 0xc0000081), ('LSTAR', 0xc0000082), ('CSTAR', 0xc0000083), ('SFMASK', 0xc0000084),
     ('FS_BASE', 0xc0000100), ('GS_BASE', 0xc0000101), ('KERNEL_GS_BASE', 0xc0000102), ('TSC_AUX', 0xc0000103),
     ('VM_CR', 0xc0010114), ('VM_HSAVE_PA', 0xc0010117),

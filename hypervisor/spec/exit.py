@@ -25,6 +25,8 @@ TABLE = [
     (16, 'WINDOW', 'kernel', 'interrupt window'),
     (17, 'NMI', 'kernel', 'nmi'),
     (18, 'UNKNOWN', 'kernel', 'unknown'),
+    (19, 'INTA', 'vmm', 'interrupt acknowledge'),            # the guest takes the PIC's interrupt: which vector?
+    (20, 'EOI', 'vmm', 'end of interrupt'),                   # of a level-triggered one: SELECTOR is the vector
 ]
 for _kind, _name, _route, _text in TABLE:
     globals()[_name] = _kind

@@ -22,12 +22,13 @@ SAVE = [
 ]
 VMCB = dict((name, offset) for name, offset, _ in CONTROL + SAVE)
 
-V_INTR_MASKING = 1 << 24
+V_IRQ, V_IGNORE_TPR, V_INTR_MASKING = 1 << 8, 1 << 20, 1 << 24
+NOT_ALWAYS = ['VINTR', 'IRET']        # intercepts that are on only while they are wanted
 
 # INTERCEPT_1 and INTERCEPT_2 together: bit n of the one, bit 32 + n of the other. kind: hypervisor/spec/exit.py.
 INTERCEPTS = [
     # bit, name, exit code
-    (0, 'INTR', 0x60), (1, 'NMI', 0x61), (2, 'SMI', 0x62), (3, 'INIT', 0x63), (15, 'RDPMC', 0x6f), (18, 'CPUID', 0x72), (19, 'RSM', 0x73),
+    (0, 'INTR', 0x60), (1, 'NMI', 0x61), (2, 'SMI', 0x62), (3, 'INIT', 0x63), (4, 'VINTR', 0x64), (15, 'RDPMC', 0x6f), (18, 'CPUID', 0x72), (19, 'RSM', 0x73), (20, 'IRET', 0x74),
     (22, 'INVD', 0x76), (24, 'HLT', 0x78), (26, 'INVLPGA', 0x7a), (27, 'IOIO', 0x7b), (28, 'MSR', 0x7c), (29, 'TASK_SWITCH', 0x7d),
     (30, 'FERR_FREEZE', 0x7e), (31, 'SHUTDOWN', 0x7f), (32, 'VMRUN', 0x80), (33, 'VMMCALL', 0x81), (34, 'VMLOAD', 0x82), (35, 'VMSAVE', 0x83),
     (36, 'STGI', 0x84), (37, 'CLGI', 0x85), (38, 'SKINIT', 0x86), (39, 'RDTSCP', 0x87), (41, 'WBINVD', 0x89), (42, 'MONITOR', 0x8a),

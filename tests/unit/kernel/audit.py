@@ -5,7 +5,7 @@ import struct
 from hypervisor.hw import image
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import compartments
-from hypervisor.kernel.frames import FIRST_COMPARTMENT, KERNEL
+from hypervisor.kernel.frames import FIRST_COMPARTMENT, KERNEL, frames
 from hypervisor.kernel.inventory import inventory
 from hypervisor.spec.call import STATE_ENDED
 from hypervisor.spec.layout import ARENA_BASE, DEVICE_BASE, KERNEL_BASE, PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
@@ -84,7 +84,7 @@ def entry_page(address):
 
 def owner_bytes(machine):
     """The owner table in physical memory: two bytes a frame."""
-    return machine.memory.take(int(inventory.base), 2 * (max(start + size for start, size, kind in machine.ram if kind == 1) >> 12))
+    return machine.memory.take(int(inventory.base), 2 * int(frames.count))
 
 
 def owners(machine):

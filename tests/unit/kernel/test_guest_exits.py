@@ -247,10 +247,14 @@ def test_pat_takes_memory_types_only(fresh, kinds_of_memory):
         assert result == 'GP' and block_of(box, VM).get('G_PAT') == 0x0007040600070406
 
 
-@given(number=st.one_of(st.integers(0, 0xffffffff), st.sampled_from([0x10, 0x1b, 0x276, 0x278, 0xc000007f, 0xc0000081, 0xc0010117])), value=st.one_of(st.none(), values))
+# EFER, PAT, and the local APIC's: APIC_BASE, TSC_DEADLINE and the x2APIC registers
+KERNELS_MSRS = [0x277, 0xc0000080, 0x1b, 0x6e0] + list(range(0x800, 0x840))
+
+
+@given(number=st.one_of(st.integers(0, 0xffffffff), st.sampled_from([0x10, 0x1a, 0x1c, 0x6df, 0x6e1, 0x7ff, 0x840, 0x276, 0x278, 0xc000007f, 0xc0000081, 0xc0010117])), value=st.one_of(st.none(), values))
 def test_other_msrs_are_the_vmms(fresh, number, value):
     box = fresh(running)
-    if number not in (0x277, 0xc0000080):
+    if number not in KERNELS_MSRS:
         assert msr(box, number, value) == ('delivered', kinds.MSR_READ if value is None else kinds.MSR_WRITE)
         assert exit_field(box, VM, 'SELECTOR') == number
         assert value is None or exit_field(box, VM, 'VALUE') == value

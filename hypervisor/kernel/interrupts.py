@@ -1,0 +1,230 @@
+"""Interrupts of vCPUs: who raises them, when they are delivered, and what a local APIC's registers do to others.
+
+A vCPU has `attention` set when its APIC may have something for it; only then an entry looks here. What cannot be delivered yet
+opens an interrupt window, which exits as soon as the guest can take it.
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.hw import cpu
+from hypervisor.kernel import answer
+from hypervisor.kernel.scheduler import scheduler
+from hypervisor.kernel.switch import switcher
+from hypervisor.spec import call, status
+from hypervisor.spec import cpu as bits
+from hypervisor.spec import exit as kinds
+from hypervisor.spec import lapic as spec
+
+R0 = r_uint(0)
+LOW32 = r_uint(0xffffffff)
+NONE = -1
+X2APIC_END = bits.MSR_X2APIC_FIRST + 0x40
+
+
+def prepare(vcpu):
+    """Before an entry: hand over what is pending, or open a window. Returns whether the vCPU may be entered now."""
+    vendor = switcher.vendor
+    apic = vcpu.apic
+    vcpu.attention = False
+    if apic.nmi and vcpu.event == R0 and vendor.nmi_possible(vcpu):
+        apic.nmi = False
+        vendor.deliver_nmi(vcpu)
+    vector = apic.pending()
+    extint = vector < 0 and apic.accepts_extint()
+    if vector < 0 and not extint:
+        if apic.nmi:
+            vendor.open_window(vcpu)
+        return True
+    if vcpu.event != R0 or not vendor.interruptible(vcpu):
+        vendor.open_window(vcpu)
+        return True
+    if extint:
+        vcpu.exit_kind = kinds.INTA
+        vcpu.exit_selector = R0
+        vcpu.counts[kinds.INTA] += 1
+        answer.deliver(vcpu)
+        return False
+    apic.take(vector)
+    vendor.interrupt(vcpu, vector)
+    if vcpu.has_interrupt():
+        vendor.open_window(vcpu)
+    return True
+
+
+def window(vcpu):
+    """The guest can take an interrupt now."""
+    switcher.vendor.close_window(vcpu)
+    vcpu.attention = True
+
+
+def halt(vcpu):
+    """HLT. Returns False when nothing can ever wake the vCPU: that is the VMM's to judge."""
+    if vcpu.exit_value & r_uint(bits.RFLAGS_IF) == R0 and not vcpu.apic.nmi:
+        return False
+    switcher.vendor.advance(vcpu)
+    if vcpu.has_interrupt():
+        vcpu.attention = True
+    else:
+        vcpu.halted = True
+        vcpu.ready = False
+    return True
+
+
+# What VMMs ask for
+
+def interrupt(caller, vcpu, kind, vector):
+    """VCPU_INTERRUPT."""
+    apic = vcpu.apic
+    if kind > r_uint(call.INTERRUPT_EXTINT_OFF) or vector > r_uint(255):
+        caller.task.answer(status.BAD_RANGE, R0)
+        return
+    if kind <= r_uint(call.INTERRUPT_LEVEL):
+        apic.request(intmask(vector), kind == r_uint(call.INTERRUPT_LEVEL))
+    elif kind == r_uint(call.INTERRUPT_NMI):
+        apic.nmi = True
+    else:
+        apic.extint = kind == r_uint(call.INTERRUPT_EXTINT_ON)
+    vcpu.wake_for_interrupt()
+    caller.task.answer(status.OK, R0)
+
+
+def access(caller, vcpu, offset, write, value):
+    """VCPU_APIC: a register of the xAPIC page."""
+    if offset > r_uint(0x3ff) or offset & r_uint(15) != R0:
+        caller.task.answer(status.BAD_RANGE, R0)
+        return
+    result = R0
+    if write == R0:
+        result = vcpu.apic.read(intmask(offset), cpu.rdtsc())
+    else:
+        ended = write_register(vcpu, intmask(offset), value & LOW32)
+        if ended >= 0:
+            result = r_uint(1 + ended)
+    caller.task.answer(status.OK, result)
+
+
+# Registers
+
+def write_register(vcpu, offset, value):
+    """A register of any mode. Returns the vector of a level-triggered interrupt that EOI has ended, else NONE."""
+    apic = vcpu.apic
+    ended = NONE
+    if offset == spec.EOI:
+        ended = apic.end()
+    elif offset == spec.ICR_LOW:
+        apic.icr_low = value & ~r_uint(1 << 12)
+        send(vcpu, apic.icr_low, apic.icr_high >> 24)
+    else:
+        apic.write(offset, value, cpu.rdtsc())
+        scheduler.nudge(apic.deadline)
+    vcpu.wake_for_interrupt()
+    return ended
+
+
+def send(vcpu, command, destination):
+    """An interprocessor interrupt, to the vCPUs of the same VM that it names."""
+    shorthand = intmask((command >> 18) & 3)
+    logical = command & r_uint(spec.ICR_LOGICAL) != R0
+    compartment = vcpu.compartment
+    n = 0
+    while n < compartment.vcpu_count:
+        other = compartment.vcpus[n]
+        if other is not None and named(vcpu, other, shorthand, destination, logical):
+            arrive(other, command)
+        n += 1
+
+
+def named(vcpu, other, shorthand, destination, logical):
+    if shorthand == spec.SHORTHAND_SELF:
+        return other is vcpu
+    if shorthand == spec.SHORTHAND_ALL:
+        return True
+    if shorthand == spec.SHORTHAND_OTHERS:
+        return other is not vcpu
+    return other.apic.is_addressed(destination, logical)
+
+
+def arrive(other, command):
+    """One vCPU gets the message. INIT and STARTUP mean nothing to the one vCPU that runs."""
+    mode = intmask((command >> 8) & 7)
+    if mode == spec.FIXED or mode == spec.LOWEST:
+        other.apic.request(intmask(command & r_uint(0xff)), False)
+    elif mode == spec.NMI:
+        other.apic.nmi = True
+    other.wake_for_interrupt()
+
+
+# MSRs
+
+def is_msr(number):
+    return (number == r_uint(bits.MSR_APIC_BASE) or number == r_uint(bits.MSR_TSC_DEADLINE) or
+            (number >= r_uint(bits.MSR_X2APIC_FIRST) and number < r_uint(X2APIC_END)))
+
+
+def x2apic_offset(vcpu, number):
+    """The xAPIC offset of an x2APIC MSR; NONE when that gets #GP."""
+    if not vcpu.apic.is_x2apic():
+        return NONE
+    offset = intmask(number - r_uint(bits.MSR_X2APIC_FIRST)) << 4
+    if offset == spec.DFR or offset == spec.ICR_HIGH:
+        return NONE
+    return offset
+
+
+def read_msr(vcpu, number):
+    """Returns whether it may be read; the value is in vcpu.exit_value."""
+    apic = vcpu.apic
+    if number == r_uint(bits.MSR_APIC_BASE):
+        vcpu.exit_value = apic.base
+        return True
+    if number == r_uint(bits.MSR_TSC_DEADLINE):
+        vcpu.exit_value = apic.read_deadline()
+        return True
+    offset = x2apic_offset(vcpu, number)
+    if offset < 0 or offset == spec.EOI or offset == spec.SELF_IPI:
+        return False
+    vcpu.exit_value = apic.read(offset, cpu.rdtsc())
+    if offset == spec.ICR_LOW:
+        vcpu.exit_value |= apic.icr_high << 32
+    return True
+
+
+def write_msr(vcpu, number, value):
+    """Returns whether it may be written. The instruction is stepped over here, because an EOI may be the VMM's business next."""
+    apic = vcpu.apic
+    if number == r_uint(bits.MSR_APIC_BASE):
+        if not apic.write_base(value):
+            return False
+        vcpu.wake_for_interrupt()
+    elif number == r_uint(bits.MSR_TSC_DEADLINE):
+        apic.write_deadline(value, cpu.rdtsc())
+        scheduler.nudge(apic.deadline)
+    else:
+        return write_x2apic(vcpu, x2apic_offset(vcpu, number), value)
+    switcher.vendor.advance(vcpu)
+    return True
+
+
+def write_x2apic(vcpu, offset, value):
+    if offset < 0 or (value > LOW32 and offset != spec.ICR_LOW):
+        return False
+    if offset == spec.ID or offset == spec.VERSION or offset == spec.PPR or offset == spec.LDR or offset == spec.CURRENT_COUNT:
+        return False
+    if (offset == spec.EOI or offset == spec.ESR_OFFSET) and value != R0:
+        return False
+    switcher.vendor.advance(vcpu)
+    if offset == spec.SELF_IPI:
+        vcpu.apic.request(intmask(value & r_uint(0xff)), False)
+        vcpu.wake_for_interrupt()
+    elif offset == spec.ICR_LOW:
+        vcpu.apic.icr_low = value & LOW32
+        vcpu.apic.icr_high = value >> 32
+        send(vcpu, value & LOW32, value >> 32)
+        vcpu.wake_for_interrupt()
+    else:
+        ended = write_register(vcpu, offset, value)
+        if ended >= 0:
+            vcpu.exit_kind = kinds.EOI
+            vcpu.exit_selector = r_uint(ended)
+            vcpu.counts[kinds.EOI] += 1
+            answer.deliver(vcpu)
+    return True

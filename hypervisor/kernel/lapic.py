@@ -1,0 +1,343 @@
+"""A vCPU's local APIC: registers, priorities and the timer. No memory access and no vendor word: plain integers in, plain integers out.
+
+Source: Intel SDM Vol. 3A, "Advanced Programmable Interrupt Controller (APIC)".
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.spec import lapic as spec
+
+R0 = r_uint(0)
+R1 = r_uint(1)
+LOW32 = r_uint(0xffffffff)
+WORDS = 4                               # 256 vectors in 64-bit words
+NONE = -1
+LVTS = [spec.CMCI, spec.TIMER, spec.THERMAL, spec.PERFORMANCE, spec.LINT0, spec.LINT1, spec.ERROR]
+TIMER, LINT0, LINT1 = LVTS.index(spec.TIMER), LVTS.index(spec.LINT0), LVTS.index(spec.LINT1)
+# The bits of each LVT register that can be written
+LVT_WRITABLE = [r_uint(bits) for bits in (0x107ff, 0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff)]
+REGISTER_INDEX = [LVTS.index(offset << 4) if offset << 4 in LVTS else NONE for offset in range(0x40)]
+MASKED = r_uint(spec.MASKED)
+
+
+def top_bit(word):
+    """The number of the highest set bit of a word that is not 0."""
+    number = 0
+    step = 32
+    while step > 0:
+        if word >> step != R0:
+            word >>= step
+            number += step
+        step >>= 1
+    return number
+
+
+class Lapic(object):
+    """All registers; a deadline of 0 means that the timer is off."""
+
+    def __init__(self):
+        self.irr = [R0] * WORDS
+        self.isr = [R0] * WORDS
+        self.tmr = [R0] * WORDS
+        self.lvt = [MASKED] * len(LVTS)
+        self.identity = 0
+        self.base = R0
+        self.reset(0)
+
+    def reset(self, identity):
+        """The state after RESET. identity: the APIC ID, which is the vCPU's number in its VM."""
+        self.identity = identity
+        self.base = r_uint(spec.APIC_BASE_RESET | spec.APIC_BASE_ENABLE)
+        if identity == 0:
+            self.base |= r_uint(spec.APIC_BASE_BSP)
+        self.clear()
+
+    def clear(self):
+        """What RESET, INIT and switching off have in common."""
+        n = 0
+        while n < WORDS:
+            self.irr[n] = R0
+            self.isr[n] = R0
+            self.tmr[n] = R0
+            n += 1
+        n = 0
+        while n < len(LVTS):
+            self.lvt[n] = MASKED
+            n += 1
+        self.tpr = R0
+        self.ldr = R0
+        self.dfr = LOW32
+        self.svr = r_uint(0xff)
+        self.esr = R0
+        self.esr_pending = R0
+        self.icr_low = R0
+        self.icr_high = R0
+        self.divide = R0
+        self.initial = R0
+        self.started = R0               # TSC when the timer was started
+        self.deadline = R0              # TSC when it fires next
+        self.extint = False             # the PIC's INT pin
+        self.nmi = False                # an NMI is waiting
+
+    # Modes
+
+    def is_enabled(self):
+        return self.base & r_uint(spec.APIC_BASE_ENABLE) != R0
+
+    def is_x2apic(self):
+        return self.base & r_uint(spec.APIC_BASE_X2APIC) != R0
+
+    def software_enabled(self):
+        return self.is_enabled() and self.svr & r_uint(spec.SPURIOUS_ENABLE) != R0
+
+    def write_base(self, value):
+        """IA32_APIC_BASE. Returns False for what gets #GP: reserved bits, moving the window, or a forbidden change of mode."""
+        known = r_uint(spec.APIC_BASE_ENABLE | spec.APIC_BASE_X2APIC | spec.APIC_BASE_BSP | spec.APIC_BASE_RESET)
+        if value & ~known != R0 or value & r_uint(spec.APIC_BASE_RESET) != r_uint(spec.APIC_BASE_RESET):
+            return False
+        enable = value & r_uint(spec.APIC_BASE_ENABLE) != R0
+        x2apic = value & r_uint(spec.APIC_BASE_X2APIC) != R0
+        if x2apic and not enable or x2apic and not self.is_enabled() or self.is_x2apic() and enable and not x2apic:
+            return False
+        if not enable and self.is_enabled():
+            self.clear()
+        if x2apic and not self.is_x2apic():
+            self.ldr = self.x2apic_ldr()
+        self.base = value
+        return True
+
+    def x2apic_ldr(self):
+        return r_uint(self.identity >> 4) << 16 | R1 << (self.identity & 15)
+
+    # Priorities
+
+    def highest(self, words):
+        """The highest vector that is set in IRR or ISR, NONE if none is."""
+        n = WORDS - 1
+        while n >= 0:
+            if words[n] != R0:
+                return n * 64 + top_bit(words[n])
+            n -= 1
+        return NONE
+
+    def ppr(self):
+        """The processor priority: the higher of TPR and the class in service."""
+        serving = self.highest(self.isr)
+        if serving < 0:
+            return self.tpr
+        if self.tpr >> 4 >= r_uint(serving) >> 4:
+            return self.tpr
+        return r_uint(serving & 0xf0)
+
+    def pending(self):
+        """The vector that the processor would take now, NONE if there is none above its priority."""
+        if not self.software_enabled():
+            return NONE
+        vector = self.highest(self.irr)
+        if vector < 0 or r_uint(vector) >> 4 <= self.ppr() >> 4:
+            return NONE
+        return vector
+
+    def accepts_extint(self):
+        """Does the PIC's pin reach the processor? Through LINT0 as ExtINT, or straight when the APIC is off."""
+        if not self.extint:
+            return False
+        if not self.is_enabled():
+            return True
+        lint0 = self.lvt[LINT0]
+        return lint0 & MASKED == R0 and (lint0 >> 8) & 7 == r_uint(spec.EXTINT)
+
+    def request(self, vector, level):
+        """An interrupt message arrives. Vectors below 16 are errors."""
+        if vector < 16:
+            self.esr_pending |= r_uint(spec.ESR_ILLEGAL_RECEIVED)
+            return
+        if not self.software_enabled():
+            return
+        word = (vector >> 6) & 3
+        bit = R1 << (vector & 63)
+        self.irr[word] |= bit
+        if level:
+            self.tmr[word] |= bit
+        else:
+            self.tmr[word] &= ~bit
+
+    def take(self, vector):
+        """The processor takes the vector: from IRR to ISR."""
+        word = (vector >> 6) & 3
+        bit = R1 << (vector & 63)
+        self.irr[word] &= ~bit
+        self.isr[word] |= bit
+
+    def end(self):
+        """EOI. Returns the vector if it was level-triggered (the IOAPIC wants to know), else NONE."""
+        vector = self.highest(self.isr)
+        if vector < 0:
+            return NONE
+        word = (vector >> 6) & 3
+        bit = R1 << (vector & 63)
+        self.isr[word] &= ~bit
+        if self.tmr[word] & bit != R0:
+            return vector
+        return NONE
+
+    # Timer
+
+    def timer_mode(self):
+        return intmask((self.lvt[TIMER] >> 17) & 3)
+
+    def shift(self):
+        """TSC ticks per count, as a power of two."""
+        code = intmask((self.divide & 3) | (self.divide >> 1) & 4)
+        return spec.TIMER_SHIFT + ((code + 1) & 7)
+
+    def start_timer(self, now):
+        """INITIAL_COUNT was written."""
+        self.started = now
+        self.deadline = R0
+        if self.initial != R0 and self.timer_mode() != spec.LVT_MODE_DEADLINE:
+            self.deadline = now + (self.initial << self.shift())
+
+    def count(self, now):
+        """CURRENT_COUNT."""
+        if self.initial == R0 or self.timer_mode() == spec.LVT_MODE_DEADLINE:
+            return R0
+        passed = (now - self.started) >> self.shift()
+        if self.timer_mode() == spec.LVT_MODE_PERIODIC:
+            return self.initial - passed % self.initial
+        if passed >= self.initial:
+            return R0
+        return self.initial - passed
+
+    def expire(self, now):
+        """The deadline has passed: raise the timer's interrupt; a periodic timer goes on."""
+        self.deadline = R0
+        if self.timer_mode() == spec.LVT_MODE_PERIODIC and self.initial != R0:
+            period = self.initial << self.shift()
+            self.started += period * ((now - self.started) // period)
+            self.deadline = self.started + period
+        if self.lvt[TIMER] & MASKED == R0:
+            self.request(intmask(self.lvt[TIMER] & r_uint(0xff)), False)
+
+    def write_deadline(self, value, now):
+        """IA32_TSC_DEADLINE; ignored in the other modes."""
+        if self.timer_mode() == spec.LVT_MODE_DEADLINE:
+            self.deadline = value
+
+    def read_deadline(self):
+        if self.timer_mode() == spec.LVT_MODE_DEADLINE:
+            return self.deadline
+        return R0
+
+    # Registers
+
+    def read(self, offset, now):
+        """A 32-bit register by its xAPIC offset (a multiple of 16 below 0x400)."""
+        index = REGISTER_INDEX[(offset >> 4) & 0x3f]
+        if index >= 0:
+            return self.lvt[index]
+        if offset >= spec.ISR and offset < spec.IRR + 0x80:
+            return self.read_vectors(offset)
+        if offset == spec.ID:
+            if self.is_x2apic():
+                return r_uint(self.identity)
+            return r_uint(self.identity) << 24
+        if offset == spec.VERSION:
+            return r_uint(spec.VERSION_VALUE)
+        if offset == spec.TPR:
+            return self.tpr
+        if offset == spec.PPR:
+            return self.ppr()
+        if offset == spec.LDR:
+            return self.ldr
+        if offset == spec.DFR:
+            return self.dfr
+        if offset == spec.SPURIOUS:
+            return self.svr
+        if offset == spec.ESR_OFFSET:
+            return self.esr
+        if offset == spec.ICR_LOW:
+            return self.icr_low
+        if offset == spec.ICR_HIGH:
+            return self.icr_high
+        if offset == spec.INITIAL_COUNT:
+            return self.initial
+        if offset == spec.CURRENT_COUNT:
+            return self.count(now)
+        if offset == spec.DIVIDE:
+            return self.divide
+        return R0
+
+    def read_vectors(self, offset):
+        """One of the 24 registers of ISR, TMR and IRR."""
+        part = (offset - spec.ISR) >> 4
+        word = (part >> 1) & 3
+        words = self.isr
+        if part >= 16:
+            words = self.irr
+        elif part >= 8:
+            words = self.tmr
+        return (words[word] >> (32 * (part & 1))) & LOW32
+
+    def write(self, offset, value, now):
+        """A 32-bit register, but EOI, ICR_LOW and SELF_IPI, which concern others too (kernel/interrupts.py)."""
+        index = REGISTER_INDEX[(offset >> 4) & 0x3f]
+        if index >= 0:
+            self.write_lvt(index, value, now)
+        elif offset == spec.TPR:
+            self.tpr = value & r_uint(0xff)
+        elif offset == spec.LDR:
+            self.ldr = value & r_uint(0xff000000)
+        elif offset == spec.DFR:
+            self.dfr = value | r_uint(0x0fffffff)
+        elif offset == spec.SPURIOUS:
+            self.write_svr(value)
+        elif offset == spec.ESR_OFFSET:
+            self.esr = self.esr_pending
+            self.esr_pending = R0
+        elif offset == spec.ICR_HIGH:
+            self.icr_high = value
+        elif offset == spec.INITIAL_COUNT:
+            self.initial = value & LOW32
+            self.start_timer(now)
+        elif offset == spec.DIVIDE:
+            self.divide = value & r_uint(0xb)
+            if self.initial != R0 and self.deadline != R0:
+                self.start_timer(now)
+        else:
+            self.esr_pending |= r_uint(spec.ESR_ILLEGAL_REGISTER)
+
+    def write_lvt(self, index, value, now):
+        value &= LVT_WRITABLE[index]
+        if not self.software_enabled():
+            value |= MASKED
+        changed = (self.lvt[index] ^ value) & r_uint(3 << 17)
+        self.lvt[index] = value
+        if index == TIMER and changed != R0:
+            self.deadline = R0          # another mode: it is not armed until the count or the deadline is written again
+            self.initial = R0
+
+    def write_svr(self, value):
+        """Switching off by software masks every LVT entry."""
+        self.svr = value & r_uint(0x1ff)
+        if self.svr & r_uint(spec.SPURIOUS_ENABLE) == R0:
+            n = 0
+            while n < len(LVTS):
+                self.lvt[n] |= MASKED
+                n += 1
+
+    def is_addressed(self, destination, logical):
+        """Is this APIC among those that an 8-bit (xAPIC) or 32-bit (x2APIC) destination names?"""
+        if self.is_x2apic():
+            if destination == LOW32:
+                return True
+            if not logical:
+                return destination == r_uint(self.identity)
+            return destination >> 16 == self.ldr >> 16 and destination & self.ldr & r_uint(0xffff) != R0
+        if destination == r_uint(0xff):
+            return True
+        if not logical:
+            return destination == r_uint(self.identity)
+        mine = self.ldr >> 24
+        if self.dfr >> 28 == r_uint(0xf):
+            return destination & mine != R0
+        return destination >> 4 == mine >> 4 and destination & mine & r_uint(15) != R0
