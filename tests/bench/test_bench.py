@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT / 'tools' / 'bench'))
 
 import bench  # noqa: E402
 import budget  # noqa: E402
+import document  # noqa: E402
 import exitpath  # noqa: E402
 import measure  # noqa: E402
 import paths  # noqa: E402
@@ -45,7 +46,7 @@ def test_operations_that_need_no_exit_have_none(rows):
 
 # The checks themselves.
 
-PLAN = budget.Budget(row={'cpuid': {'about': 'CPUID', 'goal': 45, 'exit': 'cpuid'}, 'later': {'about': 'later', 'pending': 'no device'}}, figure={},
+PLAN = budget.Budget(row={'cpuid': {'about': 'CPUID', 'goal': 45, 'exit': 'cpuid'}, 'later': {'about': 'later', 'pending': 'no device'}}, figure={'lines': {'about': 'lines'}},
                      limit={'qemu-svm': {'cpuid': 50}})
 
 
@@ -62,6 +63,12 @@ def test_rows_without_place_limit_or_means_are_named():
     assert 'no place' in budget.faults(found(other=1), PLAN)[0]
     assert 'cannot be measured: no device' in budget.faults(found(later=1), PLAN)[0]
     assert 'no limit' in budget.faults({'rows': {'bochs-vmx': {'cpuid': measure.single(1)}}, 'figures': {}}, PLAN)[0]
+    assert budget.faults({'rows': {}, 'figures': {'lines': 7}}, PLAN) == []         # it has no goal
+
+
+def test_a_figure_over_its_limit_is_named():
+    plan = budget.Budget({}, {'text': {'about': 'bytes', 'goal': 5}}, {budget.EVERYWHERE: {'text': 8}})
+    assert budget.faults({'rows': {}, 'figures': {'text': 9}}, plan) == ['OVER BUDGET: text is 9, its limit is 8']
 
 
 def test_limits_are_written_and_the_text_above_them_stays(tmp_path):
@@ -70,8 +77,20 @@ def test_limits_are_written_and_the_text_above_them_stays(tmp_path):
     budget.set_limits(found(cpuid=100), file)
     assert file.read_text().startswith(before.partition(budget.ENFORCED)[0])
     after, original = budget.load(file), budget.load()
-    assert after.limit['qemu-svm']['cpuid'] == 102
+    assert after.limit['qemu-svm']['cpuid'] == 105
     assert after.limit['bochs-vmx'] == original.limit['bochs-vmx'] and after.row == original.row
+
+
+def test_the_page_gets_all_numbers_or_none(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('before\n' + document.BEGIN + 'old\n' + document.END + '\nafter\n')
+    whole = {'rows': {name: {'cpuid': measure.single(1234)} for name in PROCESSORS}, 'figures': {'text': 5}}
+    plan = budget.Budget(PLAN.row, {'text': {'about': 'bytes'}}, {})
+    document.write(whole, plan, page)
+    assert '| CPUID | cpuid | 1,234 | 1,234 | 1,234 | 45 |' in page.read_text() and 'old' not in page.read_text()
+    assert page.read_text().startswith('before\n') and page.read_text().endswith('\nafter\n')
+    with pytest.raises(Trouble, match='all processors'):
+        document.write(found(cpuid=1), plan, page)
 
 
 def table(**counts):

@@ -16,6 +16,7 @@ from bulkhead.facts import BUILD, shown  # noqa: E402
 from bulkhead.mistake import Trouble  # noqa: E402
 
 import budget  # noqa: E402
+import document  # noqa: E402
 import figures  # noqa: E402
 import measure  # noqa: E402
 import plot  # noqa: E402
@@ -27,7 +28,7 @@ NO_START = 69
 
 
 def measured(names, quick):
-    """{'rows': {processor: {row: {'minimum', 'median', 'maximum'}}}, 'figures': {name: number}}"""
+    """{'rows': {processor: {row: {'minimum', 'median'}}}, 'figures': {name: number}}"""
     rows = {}
     for name in names:
         processor = PROCESSORS[name]
@@ -44,7 +45,7 @@ def main():
     parser.add_argument('--on', choices=PROCESSORS, action='append', help='only this emulated processor; may be repeated')
     parser.add_argument('--quick', action='store_true', help='only the rows that one run of the bench guest measures')
     parser.add_argument('--compare', type=Path, metavar='FILE', help='show what has changed since this bench.json')
-    parser.add_argument('--set-limits', action='store_true', help='write today\'s numbers as limits into %s' % shown(budget.FILE))
+    parser.add_argument('--set-limits', action='store_true', help='write today\'s numbers as limits into %s and into %s' % (shown(budget.FILE), shown(document.FILE)))
     arguments = parser.parse_args()
     try:
         return report(measured(arguments.on or list(PROCESSORS), arguments.quick), arguments)
@@ -60,6 +61,8 @@ def report(found, arguments):
     if arguments.set_limits:
         budget.set_limits(found)
     plan = budget.load()
+    if arguments.set_limits:
+        document.write(found, plan)
     (FOLDER / 'bench.svg').write_text(plot.svg(found, plan))
     table.show(found, plan, before)
     faults = budget.faults(found, plan)

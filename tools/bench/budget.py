@@ -7,7 +7,7 @@ from bulkhead.mistake import Trouble
 
 FILE = ROOT / 'tests' / 'bench' / 'budget.toml'
 ENFORCED = '# Enforced.\n'              # from here on the file is written by set_limits()
-SLACK = 1.02
+SLACK = 1.05                            # other code in the same program moves the compiler's choices by 2 or 3 %
 EVERYWHERE = 'box'                      # where the limits of figures stand
 
 
@@ -50,9 +50,9 @@ def fault(name, number, planned, limits, where):
         return ['%s%s is %d and has no place in the budget' % (name, where, number)]
     if 'pending' in planned:
         return ['%s%s is %d, but the budget says that it cannot be measured: %s' % (name, where, number, planned['pending'])]
-    if name not in limits:
+    if name not in limits and 'goal' in planned:
         return ['%s%s is %d and has no limit' % (name, where, number)]
-    if number > limits[name]:
+    if number > limits.get(name, number):
         return ['OVER BUDGET: %s%s is %d, its limit is %d' % (name, where, number, limits[name])]
     return []
 
@@ -64,7 +64,8 @@ def set_limits(found, file=None):
     for processor, rows in found['rows'].items():
         limits.setdefault(processor, {}).update((name, slack(numbers['minimum'])) for name, numbers in rows.items())
     if found['figures']:
-        limits[EVERYWHERE] = {name: slack(number) for name, number in found['figures'].items()}
+        figures = load(file).figure
+        limits[EVERYWHERE] = {name: slack(number) for name, number in found['figures'].items() if 'goal' in figures[name]}
     head = file.read_text('utf-8').partition(ENFORCED)[0]
     tables = ['[limit.%s]\n%s' % (where, ''.join('%s = %d\n' % item for item in numbers.items())) for where, numbers in limits.items()]
     file.write_text(head + ENFORCED + '\n' + '\n'.join(tables))

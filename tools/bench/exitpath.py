@@ -2,7 +2,7 @@
 
     .env/bin/python3 tools/bench/exitpath.py [KIND...] [--on qemu-svm|bochs-vmx|bochs-svm] [--listing]
 
-KIND is a row of the bench. What is counted are the hypervisor's instructions and the operation itself: the bench's own number.
+KIND is a row of the bench, or `start`: the way to the guest's first instruction. What is counted are the hypervisor's instructions and the operation itself: the bench's own number.
 """
 import argparse
 import sys
@@ -63,8 +63,19 @@ def report(title, places, with_listing):
     return '\n'.join(lines) + '\n'
 
 
+def start(processor):
+    """The report of the whole start, by function."""
+    rows = paths.count_start(processor)
+    total = sum(count for _, _, count in rows)
+    lines = ['from the kernel\'s first instruction to a guest\'s first on %s: %d instructions' % (processor.title, total), '']
+    lines += ['  %9d  %-6s %s' % (count, part, function) for part, function, count in rows if count > total // 10000]
+    return '\n'.join(lines) + '\n'
+
+
 def profile(processor, row, with_listing):
     """Writes build/bench/profile-ROW-PROCESSOR.txt (with the listing) and .folded. Returns the report."""
+    if row == 'start':
+        return start(processor)
     places = paths.places_of(paths.capture(processor, row))
     folder = BUILD / 'bench'
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The instructions of one exit, one by one: taken from a running box, and named by the programs' symbols and lines."""
 import re
 import subprocess
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -59,6 +60,34 @@ def capture(processor, row):
     if not found:
         raise Trouble('the trace of %s holds no whole sample' % row)
     return min(found, key=len)
+
+
+def count_start(processor):
+    """Each function's instructions from the kernel's first to the guest's first: [(part, function, instructions)], most first."""
+    if processor.machine != 'qemu':
+        raise Trouble('the start can be counted on QEMU only: Bochs\' debugger comes too late')
+    kernel, guest = symbols(BUILD / 'kernel.elf'), symbols(GUEST)
+    with Box(processor, description(), monitor=True) as box:
+        box.debugger.go_to(kernel['start32'])
+        # kernel_start is high: from there on, low addresses are a guest's.
+        counts = box.debugger.count_to([kernel['kernel_start'], guest['start']])
+    known = programs()
+    manager = Program('manager', BUILD / 'manager.elf')
+    totals = Counter()
+    for address, count in counts.items():
+        totals[whose(address, known, manager)] += count
+    return [(part, function, count) for (part, function), count in totals.most_common()]
+
+
+def whose(address, known, manager):
+    """(part, function). Manager and VMM lie at the same addresses: where both have code, both are named."""
+    part = part_of(address)
+    place = known[part].places.get(address)
+    if part != VMM_PART:
+        return (part, place.function) if place and address >= GUEST_END else (KERNEL_PART, 'boot')
+    other = manager.places.get(address)
+    names = ['%s: %s' % (its.part, its.function) for its in (other, place) if its]
+    return 'task', ' or '.join(names)
 
 
 def hypercall_of(processor):

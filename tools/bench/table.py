@@ -70,7 +70,7 @@ def cell(number, row, limit, earlier):
     if number is None:
         return ''
     goal = row.get('goal')
-    style = OVER if limit is None or number > limit else '' if goal is None else MET if number <= goal else WITHIN
+    style = '' if goal is None else OVER if limit is None or number > limit else MET if number <= goal else WITHIN
     text = Text(number_text(number), style)
     if earlier is not None and earlier != number:
         text.append(' (%+d)' % (number - earlier), 'bold')
