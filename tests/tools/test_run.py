@@ -3,6 +3,7 @@
 The boxes here boot a stand-in for the kernel (fake/kernel.c) that prints and ends as its VM's command line tells it.
 """
 import io
+import functools
 import os
 import pty
 import select
@@ -218,12 +219,15 @@ def test_log_has_what_was_printed(file, kernel, tmp_path):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_emulator_is_left_behind(file, kernel, number):
     """However the command ends, its emulator ends too."""
-    with subprocess.Popen(command(file('he0'), kernel), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # In the background of a shell, SIGINT would be ignored from the start.
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command(file('he0'), kernel), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          preexec_fn=default) as process:
         assert process.stdout.readline() == b'[one] hello\r\n'.replace(b'\r', b'')
         children = Path('/proc/%d/task/%d/children' % (process.pid, process.pid)).read_text().split()
         assert len(children) == 1 and 'qemu' in Path('/proc/%s/cmdline' % children[0]).read_text()
         process.send_signal(number)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     end = time.monotonic() + 5
     while Path('/proc/%s' % children[0]).exists() and 'Z' not in Path('/proc/%s/stat' % children[0]).read_text().rpartition(')')[2].split()[0]:
         assert time.monotonic() < end, 'QEMU still runs'
