@@ -2,8 +2,8 @@
 
 The boxes here boot a stand-in for the kernel (fake/kernel.c) that prints and ends as its VM's command line tells it.
 """
-import io
 import functools
+import io
 import os
 import pty
 import select
