@@ -6,17 +6,17 @@ PAGE = 4096
 FLAT, MULTIBOOT = 1, 2
 
 
-def vm(name, ram=4 << 20, vmm=2, image=3, kind=MULTIBOOT, flags=0, restarts=0, load=0, command_line='', modules=()):
+def vm(name, ram=4 << 20, vmm=2, image=3, kind=MULTIBOOT, flags=0, restarts=0, load=0, command_line='', modules=(), time_limit=0):
     """One VM as a dict. modules: (module number, string) pairs."""
     return dict(name=name, ram=ram, vmm=vmm, image=image, kind=kind, flags=flags, restarts=restarts, load=load,
-                command_line=command_line, modules=list(modules), count=len(modules), time_limit=0)
+                command_line=command_line, modules=list(modules), count=len(modules), time_limit=time_limit)
 
 
 def record(one, add_string):
     """The 112 bytes of a VM record."""
     out = struct.pack('<32sQQ', one['name'], one['ram'], one['load'])
     out += struct.pack('<8I', one['vmm'], one['image'], one['kind'], one['flags'], one['restarts'], add_string(one['command_line']),
-                       one['count'], one["time_limit"])
+                       one['count'], one['time_limit'])
     for n in range(4):
         if n < len(one['modules']):
             module, string = one['modules'][n]

@@ -232,6 +232,19 @@ def test_the_table_tells_run_time_and_the_exits_that_occurred():
     assert run.row_of('beta').split() == 'beta exited with status 0 0 -'.split()
 
 
+@pytest.mark.parametrize('limit, spent, ended', [(100, 60, False), (100, 70, True), (0, 1 << 40, False), (0xffffffff, 1000, False)])
+def test_a_vm_is_ended_when_it_has_had_its_time_and_not_before(limit, spent, ended):
+    """spent: milliseconds of its vCPU; the fake kernel says that the VMM had half of that besides."""
+    def spend(kernel, compartment):
+        compartment.ticks = spent * TSC_KHZ
+    configuration = blob.make([blob.vm('alpha', image=3, time_limit=limit), blob.vm('beta', image=4, ram=2 << 20)])
+    kernel = FakeKernel(modules(configuration, 'A' * 5000, 'B' * 4096), regions=(4096,),
+                        scripts={'alpha': [('call', spend), ('sleep', 500), ('end', ending.EXITED, 0)], 'beta': [('end', ending.EXITED, 0)]})
+    run = Run(kernel)
+    assert ('used up its time limit of %d ms' % limit in run.row_of('alpha')) == ended
+    assert run.status == (1 if ended else 0)
+
+
 def test_the_columns_of_the_table_are_aligned():
     run = Run(two_guests([('end', ending.HALTED, 0)], []))
     title = [line for line in run.own_lines() if line.startswith('VM ')][0]
