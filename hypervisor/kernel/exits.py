@@ -17,8 +17,7 @@ R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
 LEAVES = r_uint(CPUID_LEAVES)
 ASK = r_uint(CPUID_ASK - CPUID_TABLE)
-CLASS_EXTENDED = r_uint(CPUID_CLASSES[2])
-CLASS_HYPERVISOR = r_uint(CPUID_CLASSES[1])
+CLASS_HYPERVISOR, CLASS_EXTENDED, CLASS_OWN = [r_uint(first) for first in CPUID_CLASSES[1:]]
 OSXSAVE = r_uint(1 << 27)               # CPUID leaf 1 ECX: what the guest has set in CR4
 UNKNOWN_HYPERCALL = ~r_uint(0)
 
@@ -95,6 +94,9 @@ def cpuid(vcpu):
     if leaf >= CLASS_EXTENDED:
         group = 2
         known = leaf - CLASS_EXTENDED < LEAVES
+    elif leaf >= CLASS_OWN:
+        group = 3
+        known = leaf - CLASS_OWN < LEAVES
     elif leaf >= CLASS_HYPERVISOR:
         group = 1
         known = leaf - CLASS_HYPERVISOR < LEAVES

@@ -99,6 +99,21 @@ def vcpu_read(vcpu, groups):
     return _call(call.VCPU_READ, r_uint(vcpu), r_uint(groups))
 
 
+def vcpu_interrupt(vcpu, kind, vector):
+    """Work an interrupt input of a vCPU. kind: INTERRUPT_*; vector: 0 to 255, for FIXED and LEVEL. At any time."""
+    return _call(call.VCPU_INTERRUPT, r_uint(vcpu), r_uint(kind), r_uint(vector))
+
+
+def vcpu_apic_read(vcpu, offset):
+    """A 32-bit register of the vCPU's local APIC, by its offset in the xAPIC page. value(): what it says."""
+    return _call(call.VCPU_APIC, r_uint(vcpu), offset, ZERO, ZERO)
+
+
+def vcpu_apic_write(vcpu, offset, data):
+    """value(): 0, or 1 + the vector of a level-triggered interrupt that this EOI has ended."""
+    return _call(call.VCPU_APIC, r_uint(vcpu), offset, r_uint(1), data)
+
+
 def batch_at(address, count):
     """Frames of the next MAP call: up to the next 2-MiB boundary, so that all later batches can use large pages."""
     room = call.BATCH - (intmask(address >> PAGE_SHIFT) & (call.BATCH - 1))

@@ -193,7 +193,7 @@ class Config(object):
         vm.restarts = view.u32(record + VM['RESTARTS'])
         vm.time_limit = view.u32(record + VM['TIME_LIMIT'])
         vm.load_address = view.u64(record + VM['LOAD_ADDRESS'])
-        if vm.image_kind != boot.IMAGE_FLAT and vm.image_kind != boot.IMAGE_MULTIBOOT:
+        if vm.image_kind not in boot.IMAGE_KINDS:
             return IMAGE_KIND_UNKNOWN
         if vm.flags & ~FLAGS_KNOWN != 0:
             return FLAG_UNKNOWN

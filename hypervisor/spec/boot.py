@@ -29,3 +29,6 @@ FLAG_EXIT_PORT = 1              # port 0xf4 ends the VM with the status written 
 
 # IMAGE_KIND
 IMAGE_FLAT, IMAGE_MULTIBOOT = 1, 2
+IMAGE_LINUX = 3                 # a bzImage; guest module 0, if there is one, is the initrd
+IMAGE_PVH = 4                   # an ELF with Xen's PHYS32_ENTRY note
+IMAGE_KINDS = [IMAGE_FLAT, IMAGE_MULTIBOOT, IMAGE_LINUX, IMAGE_PVH]

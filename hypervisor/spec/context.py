@@ -13,7 +13,7 @@ PANIC = offsets(GPR + ['RIP', 'RFLAGS', 'ERROR', 'VECTOR', 'CS', 'SS', 'CR0', 'C
 
 PRIVATE_AREA = 0               # in a vCPU's private page
 PRIVATE_CPUID = 256             # as in the vCPU page from CPUID_TABLE on
-PRIVATE_FPU = 2048              # XSAVE area, 64-byte aligned; x87, SSE and AVX need 832 bytes
+PRIVATE_FPU = 2560              # XSAVE area, 64-byte aligned; x87, SSE and AVX need 832 bytes
 
 SELECTOR_KERNEL_CODE, SELECTOR_KERNEL_DATA, SELECTOR_TASK_CODE, SELECTOR_TASK_DATA, SELECTOR_TSS = 0x08, 0x10, 0x1b, 0x23, 0x28
 

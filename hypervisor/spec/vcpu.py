@@ -58,11 +58,10 @@ STATE_FIELDS = [name for _, names in GROUP_FIELDS for name in names]
 STATE = offsets(STATE_FIELDS, 128)
 assert STATE['END'] <= 1024
 
-# The CPUID table: 96 entries of EAX, EBX, ECX, EDX (32 bits each): leaves 0 to 0x1f, 0x40000000 to 0x4000001f, 0x80000000 to
-# 0x8000001f. Leaves outside answer zeros. Then one 32-bit word per class: bit n says that leaf n depends on the subleaf,
-# so that the VMM is asked (kind CPUID).
+# The CPUID table: entries of EAX, EBX, ECX, EDX (32 bits each), for the first 32 leaves of each class. Leaves outside answer
+# zeros. Then one 32-bit word per class: bit n says that leaf n depends on the subleaf, so that the VMM is asked (kind CPUID).
 CPUID_TABLE = 1024
-CPUID_CLASSES = [0, 0x40000000, 0x80000000]
+CPUID_CLASSES = [0, 0x40000000, 0x80000000, 0x40000100]     # hypervisors of more than one interface have the second at 0x40000100
 CPUID_LEAVES = 32
 CPUID_ASK = CPUID_TABLE + len(CPUID_CLASSES) * CPUID_LEAVES * 16
 

@@ -1,13 +1,13 @@
 """The VM's bus: which device answers at a port, and what answers where none does.
 
 A narrow device has byte-wide registers: a wider access to it becomes several accesses to neighbouring ports, as on an ISA
-bus. Ports that nobody claims read as all ones and swallow what is written; so does the address space beyond the RAM (no
-device claims memory yet).
+bus. Ports and addresses beyond the RAM that nobody claims read as all ones and swallow what is written.
 """
 from rpython.rlib.rarithmetic import r_uint
 
 ONES = r_uint(-1)
 PORT_MASK = 0xffff
+NO_MEMORY_DEVICES = []
 DONE, BUSY = 0, 1               # write: BUSY means that nothing happened and the guest has to try again
 
 
@@ -31,9 +31,37 @@ class Device(object):
         return DONE
 
 
+class MemoryDevice(object):
+    """What claims `size` bytes of guest-physical addresses from `base` on. base, size: r_uint."""
+
+    def __init__(self, base, size):
+        self.base = base
+        self.size = size
+
+    def read(self, offset, size):
+        """offset: r_uint, the first byte lies inside. size: 1, 2, 4 or 8. Bits beyond `size` do not count."""
+        return ones(size)
+
+    def write(self, offset, size, value):
+        pass
+
+
 class Bus(object):
     def __init__(self, devices):
         self.devices = devices
+        self.memory_devices = NO_MEMORY_DEVICES
+
+    def set_devices(self, devices, memory_devices):
+        """Other devices from now on."""
+        self.devices = devices
+        self.memory_devices = memory_devices
+
+    def memory_device(self, gpa):
+        """Who claims this address, or None."""
+        for device in self.memory_devices:
+            if gpa - device.base < device.size:         # r_uint: an address below the base is far above the size
+                return device
+        return None
 
     def port_in(self, port, size):
         """size: 1, 2 or 4. Returns the value, zero-extended."""

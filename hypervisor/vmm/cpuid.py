@@ -1,16 +1,20 @@
 """The CPUID policy: what a guest sees is what the processor has, masked by the tables here.
 
 A bit that is not named is not passed on: a new feature of a new processor stays hidden until somebody has thought about it.
-One logical processor; no local APIC; no feature whose registers nobody switches. The kernel answers from a table in the
-vCPU page, filled at the start; leaves that depend on the subleaf come here (answer()).
+One logical processor; no feature whose registers nobody switches. What the kernel makes itself (the local APIC, its x2APIC mode and
+its TSC deadline) is there whatever the processor has. The kernel answers from a table in the vCPU page, filled at the start;
+leaves that depend on the subleaf come here (answer()).
 Leaf 0xd: EBX of subleaf 0 should follow the guest's XCR0; it always says the largest size.
-Source: Intel SDM Vol. 2A, "CPUID"; AMD64 APM Vol. 3, "Obtaining Processor Information Via the CPUID Instruction".
+Source: Intel SDM Vol. 2A, "CPUID"; AMD64 APM Vol. 3, "Obtaining Processor Information Via the CPUID Instruction"; Linux,
+Documentation/virt/kvm/x86/cpuid.rst; for leaf 0x40000010 VMware, "Mechanisms to determine if software is running in a VMware
+virtual machine".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory, task
-from hypervisor.spec import layout, vcpu as spec
+from hypervisor.spec import layout, lapic, vcpu as spec
 from hypervisor.spec.boot import VENDOR_AMD
+from hypervisor.vmm import paravirtual
 
 ALL = 0xffffffff
 NONE = 0
@@ -23,6 +27,8 @@ def bits(*numbers):
 FMS = ALL                                                   # leaf 1, EAX: family, model, stepping
 LEAF_1_EBX = 0xffff                                         # brand index, CLFLUSH line size
 ONE_PROCESSOR = 1 << 16                                     # leaf 1, EBX: logical processors; APIC id 0
+LAPIC_ECX = bits(21, 24)                                    # leaf 1: x2APIC, TSC deadline
+LAPIC_EDX = bits(9)                                         # leaf 1: APIC
 LEAF_1_ECX = bits(0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30)
 #                 SSE3 PCLMUL SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND
 HYPERVISOR = 1 << 31                                        # leaf 1, ECX
@@ -40,17 +46,20 @@ PHYSICAL_BITS = 0xff                                        # 0x80000008, EAX
 LINEAR_48 = 48 << 8
 
 LARGEST_BASIC = 0x16
-LARGEST_HYPERVISOR = 0x40000000
+TSC_RATE = 0x15
 LARGEST_INTEL = 0x80000008
 LARGEST_AMD = 0x8000001a
-SIGNATURE = 'BulkheadBulk'                                  # EBX, ECX, EDX of leaf 0x40000000
+# KVM's leaves come first, because some guests look nowhere else; ours lie at the next place where hypervisors are looked for.
+HYPERVISOR_FIRST, HYPERVISOR_FEATURES, HYPERVISOR_TIMING = 0x40000000, 0x40000001, 0x40000010
+OWN_FIRST = 0x40000100
+SIGNATURE = 'BulkheadBulk'                                  # EBX, ECX, EDX of leaf OWN_FIRST
+KVM_SIGNATURE = 'KVMKVMKVM\0\0\0'
 
 MASKS = {
     # leaf: EAX, EBX, ECX, EDX. Leaves that are not here are zeros.
     0x0: (ALL, ALL, ALL, ALL),                              # EAX is capped below
     0x1: (FMS, LEAF_1_EBX, LEAF_1_ECX, LEAF_1_EDX),
     0x2: (ALL, ALL, ALL, ALL),                              # Intel's cache descriptors
-    0x15: (ALL, ALL, ALL, NONE),                            # TSC rate
     0x16: (0xffff, 0xffff, 0xffff, NONE),                   # processor rate
     0x80000000: (ALL, ALL, ALL, ALL),
     0x80000001: (ALL, NONE, EXTENDED_1_ECX, EXTENDED_1_EDX),
@@ -84,11 +93,12 @@ ASK_BASIC = r_uint(bits(*ASKED))
 ZERO = r_uint(0)
 
 
-def _signature(at):
-    return r_uint(sum(ord(SIGNATURE[at + n]) << (8 * n) for n in range(4)))
+def _signature(text):
+    return [r_uint(sum(ord(text[at + n]) << (8 * n) for n in range(4))) for at in (0, 4, 8)]
 
 
-SIGNATURE_EBX, SIGNATURE_ECX, SIGNATURE_EDX = _signature(0), _signature(4), _signature(8)
+OWN_EBX, OWN_ECX, OWN_EDX = _signature(SIGNATURE)
+KVM_EBX, KVM_ECX, KVM_EDX = _signature(KVM_SIGNATURE)
 
 
 def host(leaf, subleaf, register):
@@ -100,20 +110,26 @@ def least(a, b):
     return a if a < b else b
 
 
+def most(a, b):
+    return a if a > b else b
+
+
 class Cpuid(object):
     def __init__(self):
         self.largest = ZERO             # of the host, basic and extended
         self.largest_extended = ZERO
         self.amd = False
+        self.tsc_khz = ZERO
         # The answer of answer().
         self.eax = ZERO
         self.ebx = ZERO
         self.ecx = ZERO
         self.edx = ZERO
 
-    def set_host(self, vendor):
+    def set_host(self, vendor, tsc_khz):
         """Called once, before all others."""
         self.amd = vendor == VENDOR_AMD
+        self.tsc_khz = tsc_khz
         self.largest = host(ZERO, ZERO, task.EAX)
         self.largest_extended = host(r_uint(0x80000000), ZERO, task.EAX)
 
@@ -139,9 +155,8 @@ class Cpuid(object):
             memory.store32(entry + r_uint(4), self.ebx)
             memory.store32(entry + r_uint(8), self.ecx)
             memory.store32(entry + r_uint(12), self.edx)
-        memory.store32(ASK, ASK_BASIC)
-        memory.store32(ASK + r_uint(4), ZERO)
-        memory.store32(ASK + r_uint(8), ZERO)
+        for group in range(len(spec.CPUID_CLASSES)):
+            memory.store32(ASK + r_uint(4 * group), ASK_BASIC if group == 0 else ZERO)
 
     def _is_known(self, leaf):
         if leaf >= r_uint(0x80000000):
@@ -152,19 +167,36 @@ class Cpuid(object):
         leaf = ROWS[row]
         masks = ROW_MASKS[row]
         self._set(ZERO, ZERO, ZERO, ZERO)
-        if leaf == r_uint(0x40000000):
-            self._set(r_uint(LARGEST_HYPERVISOR), SIGNATURE_EBX, SIGNATURE_ECX, SIGNATURE_EDX)
+        if leaf >= r_uint(HYPERVISOR_FIRST) and leaf < r_uint(0x80000000):
+            self._hypervisor(leaf)
+        elif leaf == r_uint(TSC_RATE):
+            self._tsc_rate()
         elif self._is_known(leaf):
             self._set(host(leaf, ZERO, task.EAX) & masks[0], host(leaf, ZERO, task.EBX) & masks[1],
                       host(leaf, ZERO, task.ECX) & masks[2], host(leaf, ZERO, task.EDX) & masks[3])
             self._adjust(leaf)
 
+    def _hypervisor(self, leaf):
+        if leaf == r_uint(HYPERVISOR_FIRST):
+            self._set(r_uint(HYPERVISOR_TIMING), KVM_EBX, KVM_ECX, KVM_EDX)
+        elif leaf == r_uint(HYPERVISOR_FEATURES):
+            self._set(r_uint(paravirtual.FEATURES), ZERO, ZERO, ZERO)
+        elif leaf == r_uint(HYPERVISOR_TIMING):
+            self._set(self.tsc_khz, self.tsc_khz >> lapic.TIMER_SHIFT, ZERO, ZERO)
+        elif leaf == r_uint(OWN_FIRST):
+            self._set(r_uint(OWN_FIRST), OWN_EBX, OWN_ECX, OWN_EDX)
+
+    def _tsc_rate(self):
+        """The crystal is what the local APIC's timer counts; the TSC is a whole multiple of it."""
+        self._set(r_uint(1), r_uint(1 << lapic.TIMER_SHIFT), self.tsc_khz * r_uint(1000) >> lapic.TIMER_SHIFT, ZERO)
+
     def _adjust(self, leaf):
         if leaf == ZERO:
-            self.eax = least(self.eax, r_uint(LARGEST_BASIC))
+            self.eax = most(least(self.eax, r_uint(LARGEST_BASIC)), r_uint(TSC_RATE))
         elif leaf == r_uint(1):
             self.ebx |= r_uint(ONE_PROCESSOR)
-            self.ecx |= r_uint(HYPERVISOR)
+            self.ecx |= r_uint(HYPERVISOR | LAPIC_ECX)
+            self.edx |= r_uint(LAPIC_EDX)
         elif leaf == r_uint(0x80000000):
             self.eax = least(self.eax, r_uint(LARGEST_AMD if self.amd else LARGEST_INTEL))
         elif leaf == r_uint(0x80000008):

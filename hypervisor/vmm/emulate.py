@@ -31,11 +31,11 @@ class Emulator(object):
         self.code = d.Code()
         self.instruction = d.Instruction()
         self.walker = Walker(self.context, ram)
-        self.operand = Operand(self.context, self.walker, ram)
+        self.operand = Operand(self.context, self.walker, ram, bus)
         self.alu = a.Alu()
         self.fetcher = Fetcher(self.context, self.code, self.operand)
         self.strings = Strings(self.context, self.instruction, self.alu, bus, self.operand,
-                               Operand(self.context, self.walker, ram))
+                               Operand(self.context, self.walker, ram, bus))
         self.size = 4           # of the operation in hand: 1, 2, 4 or 8 bytes
 
     def set_physical_bits(self, count):

@@ -5,12 +5,15 @@ parked at the reset vector, where there is no memory, so that it exits again at 
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
+from hypervisor.hw import task
 from hypervisor.lib import call
 from hypervisor.spec import ending, exit, status, vcpu as spec
 from hypervisor.spec.cpu import VECTOR_GP
 from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, SLOT_SELF
 from hypervisor.vmm import emulate, power, start, state
 from hypervisor.vmm.bus import BUSY
+from hypervisor.vmm.device.agenda import earlier
+from hypervisor.vmm.device.clock import NEVER
 from hypervisor.vmm.machine import Machine
 from hypervisor.vmm.msr import NONE
 
@@ -50,14 +53,19 @@ def run(machine):
 
 def turn(machine):
     """Give the answer, wait, and handle what has come."""
-    answer = machine.vcpu.run(machine.console.deadline)
+    agenda = machine.board.agenda
+    answer = machine.vcpu.run(earlier(machine.console.deadline, agenda.nearest))
     reasons = intmask(call.value())
     if answer != status.OK:
         call.stop(SLOT_SELF, ending.VMM_GAVE_UP, r_uint(start.NO_VCPU))
     if reasons & REASON_SIGNAL:
         machine.console.take_signals()
+        machine.uart.console_changed()
     if machine.console.is_due():
         machine.console.flush()
+        machine.uart.console_changed()
+    if agenda.nearest != NEVER:
+        agenda.tick(task.rdtsc())
     if reasons & REASON_EXIT:
         handle(machine)
 
@@ -83,9 +91,14 @@ def dispatch(machine):
     elif kind == exit.MEMORY:
         memory(machine)
     elif kind == exit.HLT:
-        machine.power.leave(ending.HALTED, ZERO)        # no device can interrupt yet
+        machine.power.leave(ending.HALTED, ZERO)        # the kernel keeps those that an interrupt may end
     elif kind == exit.SHUTDOWN:
         machine.power.leave(ending.TRIPLE_FAULT, ZERO)
+    elif kind == exit.INTA:
+        machine.vcpu.complete(r_uint(machine.board.pic.acknowledge()))
+    elif kind == exit.EOI:
+        machine.board.ioapic.end_of_interrupt(intmask(machine.vcpu.selector()) & 0xff)
+        machine.vcpu.resume(0)
     else:
         machine.power.leave(ending.VMM_GAVE_UP, r_uint(start.NO_VCPU))
 
@@ -105,19 +118,27 @@ def port(machine):
 
 
 def read_msr(machine):
-    row = machine.msrs.find(machine.vcpu.selector() & U32)
-    if row == NONE:
+    number = machine.vcpu.selector() & U32
+    row = machine.msrs.find(number)
+    if machine.paravirtual.is_msr(number):
+        machine.vcpu.complete(machine.paravirtual.read(number))
+    elif row == NONE:
         machine.vcpu.inject(VECTOR_GP, ZERO)
     else:
         machine.vcpu.complete(machine.msrs.read(row))
 
 
 def write_msr(machine):
-    row = machine.msrs.find(machine.vcpu.selector() & U32)
-    if row == NONE or not machine.msrs.write_is_allowed(row, machine.vcpu.value()):
-        machine.vcpu.inject(VECTOR_GP, ZERO)
+    number, value = machine.vcpu.selector() & U32, machine.vcpu.value()
+    if machine.paravirtual.is_msr(number):
+        allowed = machine.paravirtual.write(number, value)
     else:
+        row = machine.msrs.find(number)
+        allowed = row != NONE and machine.msrs.write_is_allowed(row, value)
+    if allowed:
         machine.vcpu.complete()
+    else:
+        machine.vcpu.inject(VECTOR_GP, ZERO)
 
 
 def ask_cpuid(machine):

@@ -12,7 +12,6 @@ from hypervisor.spec.boot import VENDOR_AMD, VENDOR_INTEL
 REFUSE, SAME, DROP = 0, 1, 2
 ANY = 0
 
-APIC_OFF = 0xfee00000 | 1 << 8              # boot processor, not enabled: the VM has no local APIC yet
 FEATURES_LOCKED = 1                         # no VMX, no SMX
 FAST_STRINGS, NO_BTS, NO_PEBS = 1 << 0, 1 << 11, 1 << 12
 TSC_COUNTS_P0 = 1 << 24
@@ -23,7 +22,6 @@ PLATFORM_INFO = 0xce
 TABLE = [
     # number, name, vendor, value, write
     (0x17, 'PLATFORM_ID', VENDOR_INTEL, 0, REFUSE),
-    (0x1b, 'APIC_BASE', ANY, APIC_OFF, SAME),
     (0x3a, 'FEATURE_CONTROL', VENDOR_INTEL, FEATURES_LOCKED, REFUSE),
     (0x8b, 'BIOS_SIGN_ID', ANY, 0, DROP),           # AMD: PATCH_LEVEL. 0 is written before it is read
     (PLATFORM_INFO, 'PLATFORM_INFO', VENDOR_INTEL, 0, REFUSE),      # the value is made from the TSC's rate, below

@@ -24,10 +24,11 @@ def is_canonical(address):
 
 
 class Operand(object):
-    def __init__(self, context, walker, ram):
+    def __init__(self, context, walker, ram, bus):
         self.context = context
         self.walker = walker
         self.ram = ram
+        self.bus = bus
         self.gva = ZERO                 # linear address of the first byte
         self.size = 0
         self.first = ZERO               # gpa of the first byte
@@ -109,8 +110,17 @@ class Operand(object):
             return self.first + r_uint(n)
         return self.second + r_uint(n - self.first_count)
 
+    def _device(self):
+        """The memory device that all of the operand belongs to, or None. One that lies in two pages belongs to nobody."""
+        if self.first_count != self.size or self.ram.holds(self.first, ONE):
+            return None
+        return self.bus.memory_device(self.first)
+
     def load(self):
-        """The value, 1 to 8 bytes. Beyond the RAM: all ones."""
+        """The value, 1 to 8 bytes. Beyond the RAM: what a device says, or all ones."""
+        device = self._device()
+        if device is not None:
+            return device.read(self.first - device.base, self.size) & mask(self.size)
         value = ZERO
         for n in range(self.size):
             value |= self.load_byte(n) << (8 * n)
@@ -121,7 +131,11 @@ class Operand(object):
         return self.ram.load8(gpa) if self.ram.holds(gpa, ONE) else r_uint(0xff)
 
     def store(self, value):
-        """Beyond the RAM this vanishes."""
+        """Beyond the RAM this goes to a device, or vanishes."""
+        device = self._device()
+        if device is not None:
+            device.write(self.first - device.base, self.size, value & mask(self.size))
+            return
         for n in range(self.size):
             gpa = self._gpa(n)
             if self.ram.holds(gpa, ONE):

@@ -1,6 +1,7 @@
 """The guest's memory, as the VMM has it in its own address space: gpa 0 is at BASE.
 
-A PC's layout: memory from 0 to HOLE, nothing up to HOLE_END (a PC's video memory and ROMs), memory from there to `size`.
+A PC's layout: memory from 0 to HOLE, nothing up to HOLE_END (a PC's video memory and ROMs), memory from there to `size`. Where
+the VM has firmware tables, there is memory for them from FIRMWARE on.
 All addresses and sizes are bytes, r_uint; a gpa comes from the guest and may be anything.
 """
 from rpython.rlib.rarithmetic import r_uint
@@ -10,20 +11,26 @@ from hypervisor.hw import memory
 BASE = r_uint(0x100000000)
 HOLE = r_uint(0xa0000)
 HOLE_END = r_uint(0x100000)
+FIRMWARE = r_uint(0xe0000)      # up to HOLE_END
 
 
 class Ram(object):
     def __init__(self):
         self.size = r_uint(0)           # set once, from the boot page
+        self.hole_end = HOLE_END
 
     def set_size(self, size):
         self.size = size
+
+    def use_firmware(self):
+        """There is memory from FIRMWARE on."""
+        self.hole_end = FIRMWARE
 
     def holds(self, gpa, count):
         """Is all of [gpa, gpa + count) memory? True for count 0 inside memory."""
         if gpa < HOLE:
             return count <= HOLE - gpa
-        return HOLE_END <= gpa and gpa <= self.size and count <= self.size - gpa
+        return self.hole_end <= gpa and gpa <= self.size and count <= self.size - gpa
 
     # The caller has asked holds() for every byte that these touch.
     def load8(self, gpa):

@@ -1,10 +1,11 @@
 """vCPU states that something starts in.
 
-Source: Intel SDM Vol. 3A, "Processor State After Reset"; Multiboot Specification 0.6.96, "Machine state".
+Source: Intel SDM Vol. 3A, "Processor State After Reset"; Multiboot Specification 0.6.96, "Machine state"; Linux,
+Documentation/arch/x86/boot.rst, "32-bit Boot Protocol" and "64-bit Boot Protocol".
 """
-from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.spec import vcpu as spec
+from hypervisor.spec import cpu, vcpu as spec
 from hypervisor.vmm import vcpu as v
 
 ZERO = r_uint(0)
@@ -14,7 +15,7 @@ FLAGS_FIXED = r_uint(2)         # bit 1 of RFLAGS is always one
 FAMILY_AT_RESET = 0x600         # what EDX holds after a reset: the processor's signature; its family is enough
 
 # Attributes as in spec/vcpu.py: type, S, P, D/B, G.
-PRESENT, CODE_OR_DATA, BIG, PAGES = 1 << 7, 1 << 4, 1 << 10, 1 << 11
+PRESENT, CODE_OR_DATA, LONG, BIG, PAGES = 1 << 7, 1 << 4, 1 << 9, 1 << 10, 1 << 11
 CODE, DATA = 0xb, 0x3           # execute/read and read/write, accessed
 LDT, BUSY_TSS = 0x2, 0xb
 
@@ -22,6 +23,7 @@ REAL_CODE = PRESENT | CODE_OR_DATA | CODE
 REAL_DATA = PRESENT | CODE_OR_DATA | DATA
 FLAT_CODE = REAL_CODE | BIG | PAGES
 FLAT_DATA = REAL_DATA | BIG | PAGES
+LONG_CODE = REAL_CODE | LONG | PAGES
 LIMIT_64K = r_uint(0xffff)
 LIMIT_4G = r_uint(0xffffffff)
 DATA_SEGMENTS = [v.ES, v.SS, v.DS, v.FS, v.GS]
@@ -68,3 +70,21 @@ def protected_mode(vcpu, eip):
     vcpu.set_segment(v.CS, 0x08, FLAT_CODE, LIMIT_4G, ZERO)
     for number in DATA_SEGMENTS:
         vcpu.set_segment(number, 0x10, FLAT_DATA, LIMIT_4G, ZERO)
+
+
+def use_gdt(vcpu, base, limit, code, data):
+    """A descriptor table in the guest's memory, and the selectors of the flat segments that the caller has put there."""
+    vcpu.set(v.STATE['GDTR_BASE'], base)
+    vcpu.set(v.STATE['GDTR_LIMIT'], limit)
+    vcpu.set_segment(v.CS, code, FLAT_CODE, LIMIT_4G, ZERO)
+    for number in DATA_SEGMENTS:
+        vcpu.set_segment(number, data, FLAT_DATA, LIMIT_4G, ZERO)
+
+
+def use_long_mode(vcpu, tables):
+    """From protected_mode() to 64-bit mode on the page tables at gpa `tables`. CS keeps its selector."""
+    vcpu.set(v.STATE['CR0'], r_uint(cpu.CR0_PG | cpu.CR0_ET | cpu.CR0_PE))
+    vcpu.set(v.STATE['CR3'], tables)
+    vcpu.set(v.STATE['CR4'], r_uint(cpu.CR4_PAE))
+    vcpu.set(v.STATE['EFER'], r_uint(cpu.EFER_LME | cpu.EFER_LMA))
+    vcpu.set_segment(v.CS, intmask(vcpu.segment(v.CS, v.SEGMENT_SELECTOR)), LONG_CODE, LIMIT_4G, ZERO)

@@ -1,20 +1,23 @@
-"""The first serial port, COM1: a 16550 without interrupts (there is no interrupt controller yet: IIR tells, nobody asks).
+"""The first serial port, COM1: a 16550 on line 4.
 
 Transmitted bytes go to the console at once, so the transmitter is empty unless the console has no room. Received ones come
-through a FIFO of 16. Speed, word length and parity are kept and change nothing.
+through a FIFO of 16, and are told as soon as there is one: below the FIFO's trigger level as a character timeout. Speed, word
+length and parity are kept and change nothing.
 Source: National Semiconductor PC16550D data sheet, "Registers".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.vmm.bus import BUSY, DONE, Device
+from hypervisor.vmm.device import lines as board
 
 FIRST_PORT = 0x3f8
 DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(8)      # IIR is FCR when written
 FIFO = 16
 
 IER_DATA, IER_EMPTY, IER_LINE, IER_MODEM = 1, 2, 4, 8
-IIR_NONE, IIR_MODEM, IIR_EMPTY, IIR_DATA, IIR_LINE, IIR_FIFOS = 1, 0, 2, 4, 6, 0xc0
-FCR_ENABLE, FCR_CLEAR_RECEIVER = 1, 2
+IIR_NONE, IIR_MODEM, IIR_EMPTY, IIR_DATA, IIR_LINE, IIR_TIMEOUT, IIR_FIFOS = 1, 0, 2, 4, 6, 0xc, 0xc0
+FCR_ENABLE, FCR_CLEAR_RECEIVER, FCR_TRIGGER_SHIFT = 1, 2, 6
+TRIGGERS = [1, 4, 8, 14]        # bytes in the FIFO
 LCR_DLAB = 0x80
 MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 1, 2, 4, 8, 16
 LSR_DATA, LSR_OVERRUN, LSR_EMPTY, LSR_IDLE = 1, 2, 0x20, 0x40
@@ -24,9 +27,10 @@ WAIT_MS = 5                     # how long a guest that finds no room leaves the
 
 
 class Uart(Device):
-    def __init__(self, console):
+    def __init__(self, console, lines):
         Device.__init__(self, FIRST_PORT, 8, True)
         self.console = console
+        self.lines = lines
         self.fifo = [0] * FIFO          # circular
         self.clear()
 
@@ -35,6 +39,7 @@ class Uart(Device):
         self.first = 0
         self.count = 0
         self.fifos_on = False
+        self.trigger = 1
         self.overrun = False
         self.empty_told = True          # no "transmitter empty" to tell
         self.ier = 0
@@ -47,13 +52,16 @@ class Uart(Device):
 
     # What the bus calls. offset: 0 to 7; one byte each.
     def read(self, offset, size):
-        return r_uint(self._read(offset) & 0xff)
+        value = self._read(offset)
+        self.update_line()
+        return r_uint(value & 0xff)
 
     def write(self, offset, size, value):
         byte = intmask(value) & 0xff
         if offset == DATA and not self.lcr & LCR_DLAB:
             return self._transmit(byte)
         self._write(offset, byte)
+        self.update_line()
         return DONE
 
     def _read(self, offset):
@@ -100,6 +108,7 @@ class Uart(Device):
         if on != self.fifos_on or byte & FCR_CLEAR_RECEIVER:
             self.count = 0              # switching the FIFOs clears them as well
         self.fifos_on = on
+        self.trigger = TRIGGERS[byte >> FCR_TRIGGER_SHIFT & 3] if on else 1
 
     # The transmitter.
     def _transmit(self, byte):
@@ -112,7 +121,10 @@ class Uart(Device):
             if not self.console.has_room():
                 return BUSY
             self.console.put(byte)
+        self.empty_told = True          # full for a moment: a request falls, and is a new edge when it comes back
+        self.update_line()
         self.empty_told = False
+        self.update_line()
         return DONE
 
     def _line_status(self):
@@ -186,17 +198,33 @@ class Uart(Device):
         self.modem_changes = 0
         return status
 
-    # Interrupt identification, by priority.
-    def _identify(self):
-        fifos = IIR_FIFOS if self.fifos_on else 0
-        self._refill()
+    # Interrupts, by priority.
+    def _request(self):
+        """What IIR says, without the FIFO bits."""
         if self.ier & IER_LINE and self.overrun:
-            return fifos | IIR_LINE
+            return IIR_LINE
         if self.ier & IER_DATA and self.count > 0:
-            return fifos | IIR_DATA
-        if self.ier & IER_EMPTY and not self.empty_told:
-            self.empty_told = True
-            return fifos | IIR_EMPTY
+            return IIR_DATA if self.count >= self.trigger else IIR_TIMEOUT
+        if self.ier & IER_EMPTY and not self.empty_told and self.console.has_room():
+            return IIR_EMPTY
         if self.ier & IER_MODEM and self.modem_changes:
-            return fifos | IIR_MODEM
-        return fifos | IIR_NONE
+            return IIR_MODEM
+        return IIR_NONE
+
+    def _identify(self):
+        self._refill()
+        request = self._request()
+        if request == IIR_EMPTY:
+            self.empty_told = True
+        return request | IIR_FIFOS if self.fifos_on else request
+
+    def update_line(self):
+        """OUT2 lets the request through to the line, but not in loop-back."""
+        passes = self.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
+        self.lines.set(board.COM1, passes and self._request() != IIR_NONE)
+
+    def console_changed(self):
+        """The console may have input, or room again."""
+        if self.ier != 0:
+            self._refill()
+            self.update_line()

@@ -101,7 +101,7 @@ ONE_MISTAKE = [
     ('memory = "16M"', 'memory = "16M"\nload = 3', 7, 'vm "one", load', 'no key', 'load in [vm.boot]'),
     ('memory = "16M"', 'memory = "16M"\nvolume = 3', 7, 'vm "one", volume', 'no key', 'one of name, memory'),
     ('[[vm]]', '[vm]', 4, 'vm', 'list of VMs', '[[vm]]'),
-    ('"multiboot"', '"multiboat"', 8, 'vm "one", boot.kind', 'no kind of image', '"multiboot" or "flat"'),
+    ('"multiboot"', '"multiboat"', 8, 'vm "one", boot.kind', 'no kind of image', '"linux", "multiboot", "pvh" or "flat"'),
     ('kind = "multiboot"', '', 7, 'vm "one", boot.kind', 'is missing', 'kind ='),
     ('"guest"', '"gast"', 9, 'vm "one", boot.image', "no file 'gast'", '"guest" (did you mean'),
     ('"guest"', '"."', 9, 'vm "one", boot.image', 'is a folder', 'a file'),

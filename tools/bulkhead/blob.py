@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bulkhead.facts import boot as boot_facts, call, config as facts
 
 HEADER, VM = facts.HEADER, facts.VM
-KINDS = {'flat': boot_facts.IMAGE_FLAT, 'multiboot': boot_facts.IMAGE_MULTIBOOT}
+KINDS = {'flat': boot_facts.IMAGE_FLAT, 'multiboot': boot_facts.IMAGE_MULTIBOOT, 'linux': boot_facts.IMAGE_LINUX, 'pvh': boot_facts.IMAGE_PVH}
 KIND_NAMES = {number: name for name, number in KINDS.items()}
 
 

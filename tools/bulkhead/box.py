@@ -1,13 +1,14 @@
 """Boxes as files: a folder with the kernel and the boot modules in order, and an ISO that boots on BIOS and UEFI machines."""
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from bulkhead import blob
-from bulkhead.facts import BUILD, KERNEL, MANAGER, ROOT, VMM, shown
+from bulkhead.facts import BUILD, DEBIAN, GUESTS, KERNEL, MANAGER, ROOT, VMM, shown
 from bulkhead.mistake import Trouble
 
 MANIFEST = 'manifest.json'
@@ -35,15 +36,21 @@ def need(tool):
 
 
 def ensure_built(say, machine_files=()):
-    """Build what is missing of kernel, manager, VMM and guests. `say` gets a sentence before something that takes long."""
-    steps = []
+    """Build what is missing of kernel, manager, VMM and guests. `say` gets a sentence before something that takes long.
+
+    machine_files: the files in the build folder that a box wants.
+    """
+    steps, missing = [], [path for path in machine_files if not path.exists()]
     if not all(path.exists() for path in (KERNEL, MANAGER, VMM)):
-        steps.append(('the kernel and its programs', ROOT / 'tools/build/build.py'))
-    if any(not path.exists() for path in machine_files):
-        steps.append(('the guests', ROOT / 'tests/guests/build.py'))
-    for what, script in steps:
-        say('%s are not built yet: building them (%s)' % (what, shown(script)))
-        if not script.exists() or subprocess.run([sys.executable, str(script)], cwd=ROOT, stdout=sys.stderr).returncode:
+        steps.append(('the kernel and its programs', ROOT / 'tools/build/build.py', []))
+    if any(GUESTS in path.parents for path in missing):
+        steps.append(('the guests', ROOT / 'tests/guests/build.py', []))
+    debian = sorted(set(path.relative_to(DEBIAN).parts[0] for path in missing if DEBIAN in path.parents))
+    if debian:
+        steps.append(('the Debian guests', ROOT / 'tools/guests/linux.py', debian))
+    for what, script, arguments in steps:
+        say('%s are not built yet: building them (%s)' % (what, shlex.join([shown(script), *arguments])))
+        if not script.exists() or subprocess.run([sys.executable, str(script), *arguments], cwd=ROOT, stdout=sys.stderr).returncode:
             raise Trouble('%s could not be built: the lines above say why' % what)
     for path in (KERNEL, MANAGER, VMM):
         if not path.exists():

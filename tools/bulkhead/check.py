@@ -3,7 +3,7 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bulkhead import config, image
+from bulkhead import config, image, linux
 from bulkhead.facts import BUILD, KERNEL, MANAGER, VMM, call, config as facts, layout, program, shown, size_text
 
 LOW_MEMORY = 1 << 20                # left to the firmware
@@ -20,7 +20,7 @@ class Boot:
     image: Path
     command_line: str
     load: int
-    modules: tuple                  # of (path, command line)
+    modules: tuple                  # of (path, command line); a Linux kernel's only one is its initrd
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def finish(machine, source):
 def _finished(vm, files):
     boot = Boot(vm.boot.kind, files.image, vm.boot.command_line,
                 config.FLAT_LOAD if vm.boot.load is None else vm.boot.load,
-                tuple((path, module.command_line) for path, module in zip(files.modules, vm.boot.modules)))
+                tuple((path, module.command_line) for path, module in zip(files.modules, config.modules_of(vm.boot))))
     return Vm(vm.name, vm.memory, vm.restarts, vm.time_limit, vm.exit_port, files.vmm, boot if vm.boot.kind == 'flat' else
               Boot(boot.kind, boot.image, boot.command_line, 0, boot.modules))
 
@@ -105,7 +105,7 @@ def _check_names(machine, source):
 
 def _check_module_count(machine, source):
     programs = set(vm.vmm for vm in machine.vm)
-    count = facts.MODULE_FIRST + len(programs) + sum(1 + len(vm.boot.modules) for vm in machine.vm if vm.boot)
+    count = facts.MODULE_FIRST + len(programs) + sum(1 + len(config.modules_of(vm.boot)) for vm in machine.vm if vm.boot)
     if count > call.MODULES:
         source.add(('vm',), 'the box needs %d boot modules (manager, configuration, %d VMM program%s, images and modules) and may have %d'
                    % (count, len(programs), '' if len(programs) == 1 else 's', call.MODULES), 'fewer VMs or fewer modules')
@@ -160,28 +160,47 @@ def _program(vm, source, n):
 
 
 def _check_modules(vm, files, source, boot_path):
-    for m, module in enumerate(vm.boot.modules):
-        data = _content(source, boot_path + ('modules', m, 'image'), module.image) if module.image is not None else None
+    for path, module in _module_keys(vm.boot, boot_path):
+        data = _content(source, path, module.image) if module.image is not None else None
         if data is not None:
             files.modules.append(resolve(module.image, source.folder))
             files.bytes += len(data)
     if len(vm.boot.modules) > call.GUEST_MODULES:
         source.add(boot_path + ('modules', call.GUEST_MODULES), 'is one module too many', 'at most %d modules' % call.GUEST_MODULES)
-    if vm.boot.kind == 'flat' and vm.boot.modules:
-        source.add(boot_path + ('modules',), 'a flat image cannot be told of modules', 'no modules here, or kind = "multiboot"')
+    _check_fitting_keys(vm.boot, source, boot_path)
     if vm.memory is not None and files.bytes > vm.memory:
         source.add(boot_path, 'image and modules (%s) do not fit into the VM\'s memory of %s' % (mib(files.bytes), size_text(vm.memory)),
                    'memory = "%s" or more' % size_text(_round_up(files.bytes + (2 << 20), facts.RAM_STEP)))
 
 
+def _module_keys(boot, boot_path):
+    """The keys that name modules, each with its Module."""
+    keys = [boot_path + ('initrd',)] if boot.initrd is not None else []
+    return zip(keys + [boot_path + ('modules', m, 'image') for m in range(len(boot.modules))], config.modules_of(boot))
+
+
+def _check_fitting_keys(boot, source, boot_path):
+    """Some keys are for some kinds of images only."""
+    if boot.kind == 'flat' and boot.modules:
+        source.add(boot_path + ('modules',), 'a flat image cannot be told of modules', 'no modules here, or kind = "multiboot"')
+    if boot.kind == 'linux' and boot.modules:
+        source.add(boot_path + ('modules',), 'a Linux kernel takes no modules but an initrd', 'initrd = "..."')
+    if boot.kind is not None and boot.kind != 'linux' and boot.initrd is not None:
+        source.add(boot_path + ('initrd',), 'is for Linux kernels', 'kind = "linux"' if boot.kind == 'flat' else 'modules = [{ image = "..." }]')
+    if boot.kind is not None and boot.kind != 'flat' and boot.load is not None:
+        source.add(boot_path + ('load',), 'is for flat images: a %s image says itself where it goes' % boot.kind, 'no load here')
+
+
 def _check_image(vm, data, source, boot_path):
-    if vm.boot.kind == 'multiboot' and vm.boot.load is not None:
-        source.add(boot_path + ('load',), 'is for flat images: a multiboot image says itself where it goes', 'no load here')
     try:
         if vm.boot.kind == 'multiboot':
             ranges = image.multiboot_ranges(data)
         elif vm.boot.kind == 'flat':
             ranges = image.flat_range(len(data), config.FLAT_LOAD if vm.boot.load is None else vm.boot.load)
+        elif vm.boot.kind == 'linux':
+            ranges = linux.check(data, vm.boot.command_line or '')
+        elif vm.boot.kind == 'pvh':
+            ranges = image.pvh_ranges(data)
         else:
             return
         if vm.memory is not None:

@@ -180,10 +180,9 @@ def run(file: File,
 def _load(file):
     """The machine of a file; what `make` would build is built first when it is not there."""
     wanted = config.read(file)[0] if file.is_file() else None
-    guests = [vm.boot.image for vm in wanted.vm if vm.boot and vm.boot.image] if wanted else []
-    missing = [checker.resolve(image, file.parent) for image in guests if image.startswith('@guests/')]
     if wanted:
-        box.ensure_built(say, missing)
+        said = [path for vm in wanted.vm if vm.boot for path in [vm.boot.image, *(module.image for module in config.modules_of(vm.boot))]]
+        box.ensure_built(say, [checker.resolve(path, file.parent) for path in said if path])
     return checker.load(file)
 
 

@@ -142,8 +142,9 @@ class Module(Table):
 class Boot(Table):
     required: ClassVar = ('kind', 'image')
     example: ClassVar = {'kind': 'kind = "multiboot"', 'image': 'image = "@guests/hello"'}
-    kind: Literal['multiboot', 'flat'] | None = None
+    kind: Literal['linux', 'multiboot', 'pvh', 'flat'] | None = None
     image: _checked(_path, str) = None
+    initrd: _checked(_path, str) = None
     command_line: _checked(_command_line, str) = ''
     load: _checked(_load, int) = None
     modules: list[Module] = []
@@ -182,7 +183,7 @@ HOMES = [('[box]', Box), ('[[vm]]', Vm), ('[vm.boot]', Boot), ('modules = [{...}
 
 TYPES = {
     'bool_type': ('is true or false', 'true'),
-    'literal_error': ('is no kind of image', '"multiboot" or "flat"'),
+    'literal_error': ('is no kind of image', '"linux", "multiboot", "pvh" or "flat"'),
     'list_type': ('is a list', None),
     'model_type': ('is a table', None),
     'model_attributes_type': ('is a table', None),
@@ -384,9 +385,14 @@ def raw_at(table, path):
     return table
 
 
+def modules_of(boot):
+    """The modules of one VM's image, in their order: a Linux kernel's initrd is its only one."""
+    return ([Module(image=boot.initrd)] if boot.initrd is not None else []) + boot.modules
+
+
 def string_bytes(vm):
     """What the strings of this VM take of its boot page, each with its NUL."""
-    strings = [vm.name, vm.boot.command_line] + [module.command_line for module in vm.boot.modules]
+    strings = [vm.name, vm.boot.command_line] + [module.command_line for module in modules_of(vm.boot)]
     return sum(len((text or '').encode()) + 1 for text in strings)
 
 

@@ -9,6 +9,7 @@ KERNEL = BUILD / 'kernel.elf'
 MANAGER = BUILD / 'manager.bin'
 VMM = BUILD / 'vmm.bin'
 BOXES = BUILD / 'boxes'
+GUESTS, DEBIAN = BUILD / 'guests', BUILD / 'debian'     # made by tests/guests/build.py and tools/guests/linux.py
 
 
 def _import_facts():

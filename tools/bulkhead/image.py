@@ -1,7 +1,7 @@
-"""What a guest's image asks of its VM, read before anything boots: flat files and Multiboot 1 headers.
+"""What a guest's image asks of its VM, read before anything boots: flat files, Multiboot 1 headers and ELF files with PVH notes.
 
 These are the rules by which the VMM loads images (hypervisor/vmm/load); here they only give an early and longer answer.
-Source: Multiboot Specification 0.6.96, "OS image format".
+Source: Multiboot Specification 0.6.96, "OS image format"; Xen, "x86/HVM direct boot ABI".
 """
 import struct
 
@@ -14,7 +14,8 @@ FLAG_ADDRESSES = 1 << 16
 HOLE, HOLE_END = 0xa0000, 0x100000  # no memory there, as in a PC
 REAL_MODE_END = 0x10000
 ELF_MACHINES = {3: 'i386', 62: 'x86-64'}
-LOAD = 1
+LOAD, NOTE = 1, 4
+PHYS32_ENTRY = 18                   # the Xen note with the PVH entry point
 
 
 class Unbootable(Exception):
@@ -56,6 +57,33 @@ def flat_range(size, load):
     return [('flat image', load, load + size)]
 
 
+def pvh_ranges(data):
+    """As multiboot_ranges(), for an ELF file with a PVH entry point."""
+    if data[:4] != b'\x7fELF':
+        raise Unbootable(*(('it is a Linux kernel', 'kind = "linux"') if data[0x202:0x206] == b'HdrS' else ('it is no ELF file',)))
+    _, segments = _segments(data)
+    ranges = _loaded(segments)
+    entries = [entry for entry in (_pvh_entry(content) for _, kind, content, _, _, _ in segments if kind == NOTE) if entry is not None]
+    if not entries:
+        raise Unbootable('it has no PVH entry point (Xen note %d, PHYS32_ENTRY)' % PHYS32_ENTRY,
+                         'an ELF file that is built for PVH, or another kind')
+    _check_entry(entries[0], ranges)
+    return ranges
+
+
+def _pvh_entry(notes):
+    """The entry point that these notes name, or None."""
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = struct.unpack_from('<III', notes, at)
+        name = notes[at + 12:at + 12 + name_size]
+        content = at + 12 + -(-name_size // 4) * 4
+        if name == b'Xen\0' and kind == PHYS32_ENTRY and size in (4, 8) and content + size <= len(notes):
+            return int.from_bytes(notes[content:content + size], 'little')
+        at = content + -(-size // 4) * 4
+    return None
+
+
 def _find_header(data):
     for at in range(0, min(SEARCH_BYTES, len(data)) - 11, 4):
         magic, flags, checksum = struct.unpack_from('<III', data, at)
@@ -74,7 +102,7 @@ def _say_what_it_is_instead(data):
     elif len(data) == 512 and data[510:] == b'\x55\xaa':
         raise Unbootable('it is a boot sector, not a multiboot image', 'kind = "flat"')
     elif data[0x202:0x206] == b'HdrS':
-        what = 'it is a Linux kernel image, which Bulkhead cannot boot yet'
+        raise Unbootable('it is a Linux kernel', 'kind = "linux"')
     else:
         what = 'it is no multiboot image: no header (0x1badb002) stands in its first 8192 bytes'
     raise Unbootable(what, 'an image with a Multiboot 1 header, or kind = "flat" for a file of plain machine code')
@@ -99,6 +127,22 @@ def _by_addresses(data, at):
 def _by_segments(data):
     if data[:4] != b'\x7fELF':
         raise Unbootable('its multiboot header has no addresses, and it is no ELF file')
+    entry, segments = _segments(data)
+    virtual = [('', v, v + size) for _, kind, _, _, v, size in segments if kind == LOAD and size]
+    ranges = _loaded(segments)
+    _check_entry(entry, ranges + virtual)
+    return ranges
+
+
+def _loaded(segments):
+    ranges = [('segment %d' % number, address, address + size) for number, kind, _, address, _, size in segments if kind == LOAD and size]
+    if not ranges:
+        raise Unbootable('it is an ELF file with nothing to load')
+    return ranges
+
+
+def _segments(data):
+    """The entry point and the segments (number, kind, the file's bytes, address, virtual address, size in memory) of an ELF file."""
     machine = struct.unpack_from('<H', data, 18)[0] if len(data) >= 64 else 0
     if machine not in ELF_MACHINES or data[4] not in (1, 2) or data[5] != 1:
         raise Unbootable('it is an ELF file, but no little-endian one for i386 or x86-64')
@@ -108,14 +152,7 @@ def _by_segments(data):
     step, count = struct.unpack_from('<HH', data, 54 if wide else 42)
     if count == 0 or count > 64 or step < (56 if wide else 32) or table + step * count > len(data):
         raise Unbootable('its program headers are missing or lie outside the file', 'the whole file: it may be cut off')
-    segments = [_segment(data, table + n * step, wide, n + 1) for n in range(count)]
-    ranges = [('segment %d' % number, address, address + size) for number, kind, address, _, size in segments if kind == LOAD and size]
-    if not ranges:
-        raise Unbootable('it is an ELF file with nothing to load')
-    places = [(address, address + size) for _, kind, address, _, size in segments if kind == LOAD and size]
-    virtual = [(v, v + size) for _, kind, _, v, size in segments if kind == LOAD and size]
-    _check_entry(entry, [('', first, end) for first, end in places + virtual])
-    return ranges
+    return entry, [_segment(data, table + n * step, wide, n + 1) for n in range(count)]
 
 
 def _segment(data, at, wide, number):
@@ -126,7 +163,7 @@ def _segment(data, at, wide, number):
         offset, virtual, address, in_file, size = struct.unpack_from('<IIIII', data, at + 4)
     if kind == LOAD and size and (in_file > size or offset + in_file > len(data)):
         raise Unbootable('its segment %d lies outside the file' % number, 'the whole file: it may be cut off')
-    return number, kind, address, virtual, size
+    return number, kind, data[offset:offset + in_file] if kind == NOTE else b'', address, virtual, size
 
 
 def _check_entry(entry, ranges):

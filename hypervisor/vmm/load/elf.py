@@ -10,7 +10,7 @@ MAGIC = r_uint(0x464c457f)              # 0x7f "ELF"
 CLASS_32, CLASS_64 = r_uint(1), r_uint(2)
 LITTLE_ENDIAN = r_uint(1)
 MACHINE_386, MACHINE_X86_64 = r_uint(3), r_uint(62)
-LOAD = r_uint(1)                        # p_type
+LOAD, NOTE = r_uint(1), r_uint(4)       # p_type
 SEGMENTS = 64                           # most program headers that are looked at
 ZERO = r_uint(0)
 
@@ -97,6 +97,15 @@ def load(image, ram, result):
             _place_segment(image, ram, result)
             loaded += 1
     return refusal.OK if loaded > 0 else refusal.ELF_NOTHING
+
+
+def find_note(image, visitor):
+    """After load(): let `visitor` look into each segment of notes, until visit(offset, bytes) says that it is content."""
+    for n in range(header.count):
+        segment.read(image, header.at + r_uint(n) * header.step, header.wide)
+        if segment.type == NOTE and image.holds(segment.offset, segment.file_bytes):
+            if visitor.visit(segment.offset, segment.file_bytes):
+                return
 
 
 def _check_segment(image, ram, extents):

@@ -4,10 +4,10 @@ Source: Multiboot Specification 0.6.96, "Boot information format".
 """
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.spec import boot as spec, call, layout
+from hypervisor.spec import boot as spec, call
 from hypervisor.spec.record import offsets
-from hypervisor.vmm import boot, ram as pc, space
-from hypervisor.vmm.load import extent, refusal
+from hypervisor.vmm import boot, ram as pc
+from hypervisor.vmm.load import extent, parcel, refusal
 
 LOADER_NAME = 'Bulkhead'
 INFO = offsets([(name, 4) for name in (
@@ -24,18 +24,17 @@ MAP = 0x80
 MAP_ENTRIES = 2
 MODULES = 0x100
 STRINGS = 0x200
-STRING_MOST = layout.PAGE - spec.STRINGS                    # of one string, with its NUL
-BYTES = r_uint(STRINGS + (2 + call.GUEST_MODULES) * STRING_MOST)
+BYTES = r_uint(STRINGS + parcel.STRINGS_BYTES)
 PLACE = r_uint(0x8000)                                      # above the real-mode tables and a boot sector's place
 assert INFO['END'] <= MAP and MAP + MAP_ENTRIES * MAP_ENTRY['END'] <= MODULES
-assert MODULES + call.GUEST_MODULES * MODULE['END'] <= STRINGS and len(LOADER_NAME) < STRING_MOST
+assert MODULES + call.GUEST_MODULES * MODULE['END'] <= STRINGS and len(LOADER_NAME) < parcel.STRING_MOST
 
 
 class Information(object):
     def __init__(self, ram):
         self.ram = ram
         self.address = r_uint(0)        # gpa of the block
-        self.string = r_uint(0)         # gpa of the next string
+        self.strings = parcel.Strings(ram)
         self.number = 0                 # of the module that found no room
 
     def build(self, extents):
@@ -44,11 +43,11 @@ class Information(object):
         if self.address == extent.NOWHERE:
             return refusal.NO_ROOM_INFORMATION
         extents.add(self.address, self.address + BYTES)
-        self.string = self.address + r_uint(STRINGS)
+        self.strings.begin(self.address + r_uint(STRINGS))
         self._memory()
         self._put(INFO['FLAGS'], r_uint(FLAGS))
-        self._put(INFO['BOOT_LOADER_NAME'], self._constant(LOADER_NAME))
-        self._put(INFO['CMDLINE'], self._from_boot_page(boot.number(spec.VMM['COMMAND_LINE_STRING'])))
+        self._put(INFO['BOOT_LOADER_NAME'], self.strings.constant(LOADER_NAME))
+        self._put(INFO['CMDLINE'], self.strings.from_boot_page(boot.number(spec.VMM['COMMAND_LINE_STRING'])))
         return self._modules(extents)
 
     def _put(self, offset, value):
@@ -70,30 +69,7 @@ class Information(object):
         self.ram.store64(at + r_uint(MAP_ENTRY['LENGTH']), length)
         self.ram.store32(at + r_uint(MAP_ENTRY['TYPE']), r_uint(AVAILABLE))
 
-    # Strings. Each returns the gpa of its copy.
-    def _constant(self, text):
-        at = self.string
-        for n in range(len(text)):
-            self.ram.store8(at + r_uint(n), r_uint(ord(text[n])))
-        return self._end_string(len(text))
-
-    def _from_boot_page(self, offset):
-        count = 0
-        while count < STRING_MOST - 1:
-            byte = boot.string_byte(offset + count)
-            if byte == 0:
-                break
-            self.ram.store8(self.string + r_uint(count), r_uint(byte))
-            count += 1
-        return self._end_string(count)
-
-    def _end_string(self, count):
-        at = self.string
-        self.ram.store8(at + r_uint(count), r_uint(0))
-        self.string = at + r_uint(count + 1)
-        return at
-
-    # Modules: at page boundaries, above the program if there is room, else from 1 MiB on.
+    # Modules.
     def _modules(self, extents):
         count = boot.module_count()
         self._put(INFO['MODS_COUNT'], r_uint(count))
@@ -106,15 +82,11 @@ class Information(object):
         return refusal.OK
 
     def _module(self, n, extents):
-        size = boot.module_bytes(n)
-        at = extents.find(self.ram, extents.highest(), size)
+        at = parcel.place_module(self.ram, n, extents)
         if at == extent.NOWHERE:
-            at = extents.find(self.ram, pc.HOLE_END, size)
-        if at == extent.NOWHERE or not extents.add(at, at + size):
             return refusal.NO_ROOM_MODULE
-        self.ram.copy_in(at, space.module_address(n), size)
         entry = MODULES + n * MODULE['END']
         self._put(entry + MODULE['START'], at)
-        self._put(entry + MODULE['END_'], at + size)
-        self._put(entry + MODULE['STRING'], self._from_boot_page(boot.module_string(n)))
+        self._put(entry + MODULE['END_'], at + boot.module_bytes(n))
+        self._put(entry + MODULE['STRING'], self.strings.from_boot_page(boot.module_string(n)))
         return refusal.OK

@@ -3,7 +3,7 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.spec import boot as spec
 from hypervisor.vmm import boot, space, state, vcpu as v
-from hypervisor.vmm.load import extent, flat, image, information, multiboot, refusal
+from hypervisor.vmm.load import extent, flat, image, information, linux, multiboot, pvh, refusal
 
 BOOTED_BY_MULTIBOOT = r_uint(0x2badb002)        # EAX
 
@@ -15,6 +15,9 @@ class Loader(object):
         self.image = image.Image()
         self.extents = extent.Extents()
         self.information = information.Information(ram)
+        self.linux = linux.Linux(ram, vcpu)
+        self.pvh = pvh.Pvh(ram, vcpu)
+        self.rsdp = r_uint(0)                   # gpa of ACPI's root pointer, 0: none
         # Results of the parts of this folder.
         self.entry = r_uint(0)
         self.number = 0                         # of the segment or module that a refusal is about
@@ -29,6 +32,10 @@ class Loader(object):
             return self._flat(boot.word(spec.VMM['LOAD_ADDRESS']))
         if kind == spec.IMAGE_MULTIBOOT:
             return self._multiboot()
+        if kind == spec.IMAGE_LINUX:
+            return self.linux.load(self.image, self.rsdp)
+        if kind == spec.IMAGE_PVH:
+            return self.pvh.load(self.image, self, self.rsdp)
         return refusal.UNKNOWN_KIND
 
     def _flat(self, address):

@@ -30,6 +30,18 @@ TABLE = [
     (22, 'NO_ROOM_INFORMATION', "the VM's memory has no room left for the multiboot information"),
     (23, 'NO_ROOM_MODULE', "the VM's memory has no room left for module %d"),
     (24, 'UNKNOWN_KIND', 'the image is of a kind that this VMM does not know'),
+    (25, 'NOT_LINUX', 'the image is no Linux kernel: it has no boot signature and "HdrS" in its first sector'),
+    (26, 'LINUX_TOO_OLD', 'the Linux kernel speaks a boot protocol older than 2.06 (Linux 2.6.22)'),
+    (27, 'LINUX_LOW', 'the Linux kernel is a zImage, which belongs below 640 KiB: only a bzImage can be booted'),
+    (28, 'LINUX_HEADER_SHORT', "the Linux kernel's setup header is shorter than its version says"),
+    (29, 'LINUX_TRUNCATED', 'the Linux kernel is cut off: its setup header asks for more than the image holds'),
+    (30, 'LINUX_BAD_ALIGNMENT', "the Linux kernel's alignment is not a power of two from 4096 to 2^30"),
+    (31, 'LINUX_NO_ROOM', "the VM's memory is too small for the Linux kernel at its preferred address"),
+    (32, 'LINUX_COMMAND_LINE', 'the command line is longer than the Linux kernel takes'),
+    (33, 'LINUX_MODULES', 'a Linux kernel takes one module, its initrd'),
+    (34, 'LINUX_INITRD', "the VM's memory has no room left for the initrd below the highest address that the Linux kernel takes"),
+    (35, 'NO_PVH_NOTE', 'the ELF has no PVH entry point (Xen note 18, PHYS32_ENTRY)'),
+    (36, 'NO_ROOM_START_INFO', "the VM's memory has no room left for the PVH start information"),
 ]
 SENTENCES = [sentence for _, _, sentence in TABLE]
 for _code, _name, _ in TABLE:

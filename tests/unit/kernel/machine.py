@@ -27,6 +27,7 @@ INFORMATION = 0x9000            # where the boot loader's information lies
 FIRST_MODULE = 0x140000
 TIMER_VECTOR, GATE_VECTOR = 0xf0, call.GATE
 ARGUMENTS = ['RDI', 'RSI', 'RDX', 'R10', 'R8', 'R9']
+WAKING_TICKS = 20000            # what the processor takes to wake
 CALL_TICKS = 20000              # what a call or an exit costs its maker; slow, so that tests need fewer steps
 
 
@@ -199,10 +200,11 @@ class Machine(object):
 
     def wait(self):
         assert self.due is not None, 'the processor sleeps, and no timer will wake it'
-        if self.cpu.tsc >= self.until:
-            raise Asleep()
         self.log.append(('sleep', self.cpu.tsc))
-        self.cpu.tsc = max(self.cpu.tsc, self.due)
+        if self.due > self.until:
+            self.cpu.tsc = max(self.cpu.tsc, self.until)
+            raise Asleep()
+        self.cpu.tsc = max(self.cpu.tsc, self.due) + WAKING_TICKS
         self.due = None
         return TIMER_VECTOR
 
@@ -217,6 +219,7 @@ class Machine(object):
                 step()
         except Asleep:
             pass
+        self.until = 1 << 63
 
     # One call at a time, for tests that are not about scheduling
 

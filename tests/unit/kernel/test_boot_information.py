@@ -115,6 +115,15 @@ def test_machine_with_memory_above_4_gib_boots(make_machine, low, high):
     assert len(regions()) == 2 and regions()[1] == (4 * GIGA, 4 * GIGA + high * MEGA)
 
 
+@pytest.mark.parametrize('places', [[3, 5], [13, 4], [1.5, 11], [2, 13]])
+def test_arena_keeps_clear_of_modules_wherever_they_lie(make_machine, places):
+    """Modules in the middle of where the arena would go, at its end, at its start; in any order. Places in MiB."""
+    machine = make_machine(modules=[None, b'x' * MEGA])
+    machine.places[:] = [(int(at * MEGA), int(at * MEGA) + len(content)) for at, content in zip(places, machine.contents)]
+    assert machine.boot() == refusal.NONE
+    divided_well(machine)
+
+
 starts = st.one_of(st.sampled_from([0, 0x9fc00, MEGA, 2 * MEGA, 3 * MEGA, 13 * MEGA, 14 * MEGA, 20 * MEGA + 0x800, 4 * GIGA, 4 * GIGA - 2 * MEGA, 64 * MEGA]),
                    st.integers(0, 80 * MEGA))
 sizes = st.one_of(st.sampled_from([0, 1, 0xfff, PAGE, MEGA, 2 * MEGA, 5 * MEGA + 0x123]), st.integers(0, 12 * MEGA))

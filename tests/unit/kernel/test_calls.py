@@ -1,6 +1,8 @@
 """Arbitrary and hostile kernel calls of the manager and of VMMs, against a model in dicts, with the page tables walked after each."""
+import random
 import struct
 
+import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -221,9 +223,19 @@ class Calls(RuleBasedStateMachine):
             self.make(manager, call.STOP, (slot, ending.DESTROYED, 0), *self.model.stop(manager, slot, ending.DESTROYED, 0))
         for region in self.slots_of(target, 'region'):
             while region in target.slots:
-                self.make(manager, call.TAKE, (slot, region, MEMORY), *self.model.take(manager, slot, region, MEMORY))
+                to = self.slot_to_take_to(slot, region)
+                answer = self.make(manager, call.TAKE, (slot, region, to), *self.model.take(manager, slot, region, to))
+                assert answer[0] == status.OK
         self.make(manager, call.STOP, (slot, 0, 0), *self.model.stop(manager, slot, 0, 0))
         self.check()
+
+    def slot_to_take_to(self, slot, region):
+        """Memory, if the frames came from there; else another region of the manager's that they came from; else an empty slot."""
+        manager = self.model.vms[0]
+        for to in [MEMORY] + self.slots_of(manager, 'region') + list(range(call.SLOTS)):
+            if status.OK in self.model.take(manager, slot, region, to)[0]:
+                return to
+        raise AssertionError('the manager has no slot left')
 
     @rule(who=who, draw=draws)
     def inspect(self, who, draw):
@@ -286,6 +298,21 @@ class Calls(RuleBasedStateMachine):
             self.make(vm, call.VCPU_READ, (slot, groups), *self.model.vcpu_read(vm, slot))
         else:
             self.make(vm, call.VCPU_RUN, (slot, 0), *self.model.vcpu_run(vm, slot))
+        self.check()
+
+    @rule(who=who, draw=draws, offset=st.one_of(st.integers(0, 63).map(lambda n: 16 * n), words), write=st.integers(0, 1), value=words)
+    def apic(self, who, draw, offset, write, value):
+        """Any register and any interrupt, of vCPUs that sleep or run; who may ask is all that the model knows."""
+        vm = self.caller(who)
+        if vm is None:
+            return
+        slot = pick(draw, self.slots_of(vm, 'vcpu'), SLOT_NUMBERS)
+        right = {status.BAD_SLOT} if self.model.kind(vm, slot) != 'vcpu' else {status.OK, status.BAD_RANGE}
+        for which, arguments in ((call.VCPU_APIC, (slot, offset, write, value)), (call.VCPU_INTERRUPT, (slot, offset >> 4, value))):
+            code, _ = self.machine.kernel_call(vm.number, which, *arguments)
+            assert code in right
+            wrong = offset % 16 or offset >= 0x400 if which == call.VCPU_APIC else offset >> 4 > 4 or value > 255
+            assert (code == status.BAD_RANGE) == bool(wrong) or code == status.BAD_SLOT
         self.check()
 
     @rule(who=who, which=st.one_of(st.integers(call.COUNT, 40), st.sampled_from(HUGE)), a=words)
@@ -365,5 +392,45 @@ class Calls(RuleBasedStateMachine):
 
 
 def test_any_calls_leave_every_frame_with_its_owner(fresh):
+    """Short ones, which Hypothesis makes shorter still when one fails."""
     Calls.fresh = staticmethod(fresh)
-    run_state_machine_as_test(Calls, settings(max_examples=60, stateful_step_count=40))
+    run_state_machine_as_test(Calls, settings(max_examples=25, stateful_step_count=25))
+
+
+# rule: how often, and the largest value of each argument, or a list to choose from
+SOME_WORDS = [0, 1, 3, 16, 0x123456789abcdef] + HUGE
+WALK = {
+    'map': (30, dict(who=5, compartment=31, region=31, first=31, address=31, count=31, right=31)), 'map_far_apart': (1, dict(who=5, step=3, count=60)),
+    'create': (3, dict(draw=31, who=1)), 'give': (8, dict(who=0, slot=31, region=31, first=31, count=31, to=31)), 'take': (4, dict(who=0, slot=31, region=31, to=31)),
+    'vcpu_create': (4, dict(who=0, slot=31, to=31)), 'ring_create': (3, dict(who=0, a=31, at=31, b=31, to=31)), 'start': (4, dict(who=0, slot=31, entry=31, stack=SOME_WORDS)),
+    'stop': (3, dict(who=5, slot=31, how=31, detail=SOME_WORDS)), 'end_and_take_back': (1, dict(draw=31)), 'inspect': (2, dict(who=5, draw=31)),
+    'ring_send': (6, dict(who=5, slot=31, count=31, times=3)), 'ring_receive': (4, dict(who=5, draw=31)), 'port': (3, dict(who=1, slot=31, port=[0, 0x3f8] + PORTS, size=31)),
+    'vcpu': (2, dict(who=3, draw=31, groups=SOME_WORDS, read=1)), 'unknown': (1, dict(who=5, which=[call.COUNT, 40] + HUGE, a=SOME_WORDS)),
+    'apic': (2, dict(who=5, draw=31, offset=[16 * n for n in range(65)] + SOME_WORDS, write=1, value=[0x20, 255, 256] + SOME_WORDS)),
+    'wait': (3, dict(who=5, deadline=[1, 2, 1 << 62, (1 << 64) - 1])),
+}
+NAMES = [name for name, (often, _) in sorted(WALK.items()) for _ in range(often)]
+
+
+@pytest.mark.parametrize('seed', range(100))
+def test_long_random_walk_leaves_every_frame_with_its_owner(fresh, seed):
+    """Many calls one after the other, so that mappings, rings and owners get old. The seed tells it all again."""
+    Calls.fresh = staticmethod(fresh)
+    rng = random.Random(seed)
+    walk, steps = Calls(), []
+    walk.two_vms([rng.choice([3, 512, 513, 1024]) for _ in range(2)])
+    try:
+        for _ in range(90):
+            vms = walk.model.vms.values()
+            if walk.model.vms[0].activity != READY:
+                if any(vm.activity == WAITING for vm in vms) and rng.randint(0, 1):
+                    walk.time_passes()
+                elif not any(vm.activity == READY for vm in vms) or rng.randint(0, 2) == 0:
+                    walk.manager_wakes()
+            name = rng.choice(NAMES)
+            arguments = dict((key, rng.choice(most) if isinstance(most, list) else rng.randint(0, most)) for key, most in sorted(WALK[name][1].items()))
+            steps.append((name, arguments))
+            getattr(walk, name)(**arguments)
+    except Exception:
+        print('\n'.join('%s(%s)' % (name, ', '.join('%s=%r' % item for item in sorted(arguments.items()))) for name, arguments in steps))
+        raise

@@ -309,8 +309,12 @@ def test_processor_sleeps_only_when_nothing_is_ready(fresh):
 
 def test_sleep_is_charged_to_nobody(fresh):
     box = fresh(THREE_WITHOUT_VCPUS)
+
+    def wakes_now_and_then():
+        while True:
+            yield ('call', WAIT, box.cpu.tsc + 100 * MS)
     for number in range(4):
-        box.tasks[number] = Program(waits_for_ever)
+        box.tasks[number] = Program(wakes_now_and_then if number == 2 else waits_for_ever)
     box.let_pass(900 * MS)
     assert [kind for kind, _ in box.log].count('sleep') > 0
     assert sum(used(number) for number in range(4)) < MS

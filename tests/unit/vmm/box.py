@@ -6,7 +6,7 @@ answer to the exit before and puts the next exit into the vCPU page. The program
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory, task
-from hypervisor.spec import boot, call, ending, exit, layout, status, vcpu
+from hypervisor.spec import boot, call, ending, exit, lapic, layout, status, vcpu
 
 MIB = 1 << 20
 PAGE = layout.PAGE
@@ -28,7 +28,7 @@ class Ended(Exception):
 
 class Box(object):
     def __init__(self, ram=4 * MIB, kind=boot.IMAGE_FLAT, image=b'\xf4', load_address=0x7c00, flags=boot.FLAG_EXIT_PORT, restarts=0,
-                 command_line=b'', modules=(), vendor=boot.VENDOR_INTEL, tsc_khz=1000):
+                 command_line=b'', modules=(), vendor=boot.VENDOR_INTEL, tsc_khz=1000, has_pins=True):
         memory.reset_fake()
         task.reset_fake(self)
         self.now = 1
@@ -45,6 +45,11 @@ class Box(object):
         self.registers = {}         # state that VCPU_READ delivers: name -> value
         self.waits = 0
         self.deadlines = 0
+        self.has_pins = has_pins    # does this kernel know VCPU_INTERRUPT and VCPU_APIC?
+        self.extint = None          # the ExtINT pin; None: nobody has worked it yet
+        self.messages = []          # (kind, vector) that reached the APIC: FIXED, LEVEL, NMI
+        self.apic = {}              # registers of the xAPIC page that were written: offset -> value
+        self.ends = []              # what the next writes of EOI answer: 0, or 1 + the vector
         memory.fake.map(layout.BOOT_PAGE, PAGE)
         memory.fake.map(layout.TASK_PAGE, PAGE)
         memory.fake.map(VCPU_PAGE, PAGE)
@@ -141,6 +146,30 @@ class Box(object):
                 for name in names:
                     self.set_state(name, self.registers.get(name, 0))
         return status.OK, 0
+
+    def call_vcpu_interrupt(self, slot, kind, vector):
+        if not self.has_pins:
+            return status.BAD_CALL, 0
+        assert slot == call.SLOT_VCPU and kind <= call.INTERRUPT_EXTINT_OFF and vector <= 255
+        if kind < call.INTERRUPT_EXTINT_ON:
+            self.messages.append((kind, vector))
+            return status.OK, 0
+        active = kind == call.INTERRUPT_EXTINT_ON
+        assert self.extint is None or self.extint != active, 'the pin is told what it is already'
+        self.extint = active
+        return status.OK, 0
+
+    def call_vcpu_apic(self, slot, offset, write, value):
+        """Registers that keep what is written, whatever they are."""
+        if not self.has_pins:
+            return status.BAD_CALL, 0
+        assert slot == call.SLOT_VCPU and write in (0, 1) and value < 1 << 32
+        if offset > 0x3ff or offset % 16:
+            return status.BAD_RANGE, 0
+        if not write:
+            return status.OK, self.apic.get(offset, 0)
+        self.apic[offset] = value
+        return status.OK, self.ends.pop(0) if offset == lapic.EOI and self.ends else 0
 
     def call_vcpu_run(self, slot, deadline):
         assert slot == call.SLOT_VCPU

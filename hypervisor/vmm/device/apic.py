@@ -1,0 +1,38 @@
+"""The local APIC's page: the kernel has the APIC, this page only says which register the guest means.
+
+The base address is the one after a reset; software that moves it finds nothing at the new one.
+Source: Intel SDM Vol. 3A, "Accessing the APIC Registers in xAPIC Mode".
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.lib import call
+from hypervisor.spec import status
+from hypervisor.spec.call import SLOT_VCPU
+from hypervisor.vmm.bus import MemoryDevice, ones
+
+BASE, BYTES = r_uint(0xfee00000), r_uint(0x1000)
+REGISTERS = r_uint(0x400)       # bytes of the page that have some
+UNALIGNED = r_uint(15)
+U32 = r_uint(0xffffffff)
+ZERO = r_uint(0)
+
+
+class LocalApic(MemoryDevice):
+    """Registers of 32 bits, 16 bytes apart. Accesses elsewhere in the 16 bytes find nothing."""
+
+    def __init__(self, ioapic):
+        MemoryDevice.__init__(self, BASE, BYTES)
+        self.ioapic = ioapic
+
+    def read(self, offset, size):
+        if offset & UNALIGNED != ZERO or offset >= REGISTERS:
+            return ZERO
+        if call.vcpu_apic_read(SLOT_VCPU, offset) != status.OK:
+            return ones(size)
+        return call.value() & U32
+
+    def write(self, offset, size, value):
+        if offset & UNALIGNED != ZERO or offset >= REGISTERS or size < 4:
+            return
+        if call.vcpu_apic_write(SLOT_VCPU, offset, value & U32) == status.OK and call.value() != ZERO:
+            self.ioapic.end_of_interrupt(intmask(call.value() - r_uint(1)) & 0xff)

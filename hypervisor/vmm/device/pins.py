@@ -1,0 +1,39 @@
+"""The vCPU's interrupt inputs, as the kernel has them (VCPU_INTERRUPT): messages of the IOAPIC, and the pin that says that
+somebody wants an INTA cycle.
+"""
+from hypervisor.lib import call
+from hypervisor.spec.call import (
+    INTERRUPT_EXTINT_OFF, INTERRUPT_EXTINT_ON, INTERRUPT_FIXED, INTERRUPT_LEVEL, INTERRUPT_NMI, SLOT_VCPU)
+
+# Who holds the ExtINT pin.
+BY_PIC, BY_IOAPIC = 1, 2
+
+
+class Pins(object):
+    def __init__(self):
+        self.holders = 0
+
+    def set_extint(self, holder, active):
+        """holder: BY_*. The kernel is told only about changes of the pin."""
+        holders = self.holders | holder if active else self.holders & ~holder
+        if holders != 0 and self.holders == 0:
+            call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_EXTINT_ON, 0)
+        elif holders == 0 and self.holders != 0:
+            call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_EXTINT_OFF, 0)
+        self.holders = holders
+
+    def fixed(self, vector):
+        """An edge-triggered interrupt. vector: 0 to 255."""
+        call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_FIXED, vector & 0xff)
+
+    def level(self, vector):
+        """A level-triggered one: its end comes back to the IOAPIC."""
+        call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_LEVEL, vector & 0xff)
+
+    def nmi(self):
+        call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_NMI, 0)
+
+
+def are_there():
+    """Does the kernel know these pins? Called once, before the vCPU runs; it leaves ExtINT off."""
+    return call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_EXTINT_OFF, 0) == 0

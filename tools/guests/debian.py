@@ -1,0 +1,119 @@
+"""Files of Debian packages that are guests: fetched by apt once, unpacked, and then there for good.
+
+build/debian/NAME/ gets the wanted file under a fixed name and package.txt: the package, its version and its SHA-256.
+"""
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+
+from trouble import Trouble
+
+RECORD = 'package.txt'
+
+
+@dataclass(frozen=True)
+class Package:
+    """package: or a meta package, whose dependency of the name `real` is meant. files: name here -> pattern in the package."""
+    name: str
+    package: str
+    files: dict
+    real: str = ''
+    about: str = ''
+
+
+def _kernel(name, package, about):
+    return Package(name, package, {'vmlinuz': 'boot/vmlinuz-*', 'config': 'boot/config-*'}, r'linux-image-[0-9][a-z0-9.+-]*', about)
+
+
+PACKAGES = {each.name: each for each in [
+    _kernel('cloud', 'linux-image-cloud-amd64', 'the kernel for clouds'),
+    _kernel('amd64', 'linux-image-amd64', 'the usual kernel'),
+    _kernel('rt', 'linux-image-rt-amd64', 'the kernel with PREEMPT_RT'),
+    Package('i386', 'debian-installer-12-netboot-i386',
+            {'vmlinuz': 'usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/linux',
+             'initrd.gz': 'usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/initrd.gz'},
+            about='the installer\'s 32-bit kernel'),
+]}
+
+
+class Apt:
+    """apt, with the system's lists or, when those are missing or too old, with lists of our own in `folder`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.options = []
+
+    def run(self, tool, *arguments, cwd=None):
+        """Returns what the tool printed, or None when it failed."""
+        environment = {**os.environ, 'LC_ALL': 'C.UTF-8', 'DEBIAN_FRONTEND': 'noninteractive'}
+        done = subprocess.run([tool, '-q', *self.options, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+        self.said = (done.stderr or done.stdout).strip()
+        return done.stdout if done.returncode == 0 else None
+
+    def own_lists(self):
+        """Fetch the package lists into our own folder: what the system has is left alone, and no root is needed."""
+        for name in ('lists/partial', 'cache/archives/partial'):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.options = ['-o', 'Dir::State::Lists=%s' % (self.folder / 'lists'), '-o', 'Dir::Cache=%s' % (self.folder / 'cache'),
+                        '-o', 'APT::Sandbox::User=', '-o', 'Acquire::Languages=none']
+        self.run('apt-get', 'update')
+
+    def real_name(self, package):
+        """The package that is meant, or None."""
+        said = self.run('apt-cache', '--no-all-versions', 'show', package.package)
+        if said is None or not package.real:
+            return said and package.package
+        depends = re.search(r'^Depends:(.*)$', said, re.MULTILINE)
+        found = re.search(package.real, depends[1]) if depends else None
+        return found and found[0]
+
+    def download(self, package, folder):
+        """Fetch the package into `folder`. Returns the file, or None."""
+        name = self.real_name(package)
+        if name is None or self.run('apt-get', '-o', 'APT::Sandbox::User=', 'download', name, cwd=folder) is None:
+            return None
+        return next(folder.glob('*.deb'), None)
+
+
+def is_here(package, folder):
+    return all((folder / name).is_file() for name in [RECORD, *package.files])
+
+
+def fetch(package, folder, say):
+    """Put the package's files into `folder`, unless they are there. Raises Trouble."""
+    if is_here(package, folder):
+        return
+    if not shutil.which('apt-get') or not shutil.which('dpkg-deb'):
+        raise Trouble('no apt-get here: put %s of Debian\'s package %s into %s by hand, and any text into %s there'
+                      % (', '.join(package.files), package.package, folder, RECORD))
+    say('fetching Debian\'s %s (%s)' % (package.package, package.about))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=package.name + '-', dir=folder.parent) as work:
+        work = type(folder)(work)
+        apt = Apt(folder.parent / 'apt')
+        archive = apt.download(package, work)
+        if archive is None:
+            apt.own_lists()
+            archive = apt.download(package, work)
+        if archive is None:
+            raise Trouble('Debian\'s package %s could not be had: %s' % (package.package, (apt.said.splitlines() or ['apt says nothing'])[-1]))
+        _unpack(package, archive, work / 'files', work / 'ready')
+        shutil.rmtree(folder, ignore_errors=True)
+        (work / 'ready').rename(folder)
+
+
+def _unpack(package, archive, files, ready):
+    subprocess.run(['dpkg-deb', '-x', archive, files], check=True)
+    ready.mkdir()
+    for name, pattern in package.files.items():
+        found = sorted(files.glob(pattern))
+        if len(found) != 1:
+            raise Trouble('%s has %d files like %s, not one' % (archive.name, len(found), pattern))
+        shutil.copyfile(found[0], ready / name)
+    fields = subprocess.run(['dpkg-deb', '-W', '--showformat=${Package} ${Version} ${Architecture}', archive],
+                            check=True, capture_output=True, text=True).stdout
+    (ready / RECORD).write_text('%s\nsha256 %s\n' % (fields, hashlib.sha256(archive.read_bytes()).hexdigest()))
