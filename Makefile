@@ -4,7 +4,7 @@
 .NOTPARALLEL:
 .PHONY: help setup build run check test test-unit test-native test-tools test-system iso bench profile clean distclean
 
-BOX ?= machines/two-guests.toml
+BOX ?= machines/two-linux.toml
 KIND ?= cpuid
 ON ?= qemu-svm
 
@@ -31,9 +31,10 @@ setup:          ## install what is missing: Debian packages, and two Pythons in 
 build: setup    ## build the three programs, the guests and the box (the default)
 	@$(python3) tools/build/build.py
 	@$(python3) tests/guests/build.py
+	@$(python3) tools/guests/linux.py
 	@$(bulkhead) build $(BOX)
 
-run: build      ## boot the box with its two guests on an emulated machine
+run: build      ## boot the box with its two Debian guests on an emulated machine
 	@$(bulkhead) run $(BOX)
 
 check: setup    ## check every machines/*.toml, without booting anything

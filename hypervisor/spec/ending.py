@@ -14,6 +14,7 @@ TABLE = [
     (6, 'BAD_IMAGE', 'vmm', 'its image cannot be booted'),
     (7, 'UNSUPPORTED', 'vmm', 'used something that its platform does not have, at rip 0x%x'),
     (8, 'VMM_GAVE_UP', 'vmm', 'its VMM gave up, code %d'),
+    (9, 'PANICKED', 'vmm', 'its operating system panicked'),
     (16, 'VMM_FAULT', 'kernel', 'its VMM caused a fault at 0x%x'),
     (17, 'VMM_SILENT', 'kernel', 'its VMM did not answer in time'),
     (18, 'VMM_BAD_ANSWER', 'kernel', 'its VMM gave an answer that breaks rule %d'),

@@ -28,10 +28,17 @@ class Power(object):
 
     def reset(self):
         """Start the guest again, or end the VM when it has done that often enough."""
+        self._restart(ending.RESET)
+
+    def panic(self):
+        """The guest's operating system has given up: likewise."""
+        self._restart(ending.PANICKED)
+
+    def _restart(self, how):
         if self.wish != RUN:
             return
         if self.restarts <= 0:
-            self.leave(ending.RESET, r_uint(0))
+            self.leave(how, r_uint(0))
             return
         self.restarts -= 1
         self.wish = RESET

@@ -590,10 +590,10 @@ class FakeKernel(object):
         self.page_write(struct.pack('<%dQ' % len(words), *words))
         return status.OK, owner.state
 
-    def do_vcpu_run(self, slot, deadline):
+    def do_vcpu_run(self, *arguments):
         raise NotImplementedError('scripts do not run vCPUs')
 
-    do_vcpu_read = do_vcpu_run
+    do_vcpu_read = do_vcpu_interrupt = do_vcpu_apic = do_vcpu_run
 
     # -- the other tasks
 

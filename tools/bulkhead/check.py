@@ -1,6 +1,6 @@
 """Checks of a whole box: what its files hold, what is named twice, whether it all fits. The way in: load()."""
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bulkhead import config, image, linux
@@ -21,6 +21,7 @@ class Boot:
     command_line: str
     load: int
     modules: tuple                  # of (path, command line); a Linux kernel's only one is its initrd
+    unattended: str = ''            # what joins the command line when nobody is at the keyboard
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ class Machine:
     def programs(self):
         """The VMM programs, each once, in the order of first use."""
         return list(dict.fromkeys(vm.vmm for vm in self.vms))
+
+    def unattended(self):
+        """The box as it runs when nobody is at the keyboard."""
+        return replace(self, vms=tuple(replace(vm, boot=_unattended(vm.boot)) for vm in self.vms))
+
+
+def _unattended(boot):
+    return replace(boot, command_line=config.longest_command_line(boot), unattended='')
 
 
 def load(path):
@@ -76,11 +85,11 @@ def finish(machine, source):
 
 
 def _finished(vm, files):
-    boot = Boot(vm.boot.kind, files.image, vm.boot.command_line,
-                config.FLAT_LOAD if vm.boot.load is None else vm.boot.load,
-                tuple((path, module.command_line) for path, module in zip(files.modules, config.modules_of(vm.boot))))
-    return Vm(vm.name, vm.memory, vm.restarts, vm.time_limit, vm.exit_port, files.vmm, boot if vm.boot.kind == 'flat' else
-              Boot(boot.kind, boot.image, boot.command_line, 0, boot.modules))
+    load = config.FLAT_LOAD if vm.boot.load is None else vm.boot.load
+    boot = Boot(vm.boot.kind, files.image, vm.boot.command_line, load if vm.boot.kind == 'flat' else 0,
+                tuple((path, module.command_line) for path, module in zip(files.modules, config.modules_of(vm.boot))),
+                vm.boot.unattended)
+    return Vm(vm.name, vm.memory, vm.restarts, vm.time_limit, vm.exit_port, files.vmm, boot)
 
 
 def _name_of(source, machine):
@@ -180,7 +189,10 @@ def _module_keys(boot, boot_path):
 
 
 def _check_fitting_keys(boot, source, boot_path):
-    """Some keys are for some kinds of images only."""
+    """Some keys are for some kinds of images only; some must fit together."""
+    size = len(config.longest_command_line(boot).encode())
+    if boot.unattended and size > facts.COMMAND_LINE_BYTES:
+        source.add(boot_path + ('unattended',), 'makes the command line %d bytes long' % size, 'at most %d bytes together' % facts.COMMAND_LINE_BYTES)
     if boot.kind == 'flat' and boot.modules:
         source.add(boot_path + ('modules',), 'a flat image cannot be told of modules', 'no modules here, or kind = "multiboot"')
     if boot.kind == 'linux' and boot.modules:
@@ -198,7 +210,7 @@ def _check_image(vm, data, source, boot_path):
         elif vm.boot.kind == 'flat':
             ranges = image.flat_range(len(data), config.FLAT_LOAD if vm.boot.load is None else vm.boot.load)
         elif vm.boot.kind == 'linux':
-            ranges = linux.check(data, vm.boot.command_line or '')
+            ranges = linux.check(data, config.longest_command_line(vm.boot))
         elif vm.boot.kind == 'pvh':
             ranges = image.pvh_ranges(data)
         else:

@@ -147,6 +147,8 @@ def run(file: File,
         timeout: Annotated[Optional[float], typer.Option('--timeout', metavar='SECONDS', min=0, help='End the box after that long.')] = None,
         quiet_limit: Annotated[Optional[float], typer.Option('--quiet-limit', metavar='SECONDS', min=0, show_default=False,
                                help='End a box that prints nothing for that long; 0: never. Default: 60, on a terminal only until its first words.')] = None,
+        unattended: Annotated[Optional[bool], typer.Option('--unattended/--attended', show_default=False,
+                              help='Whether nobody is at the keyboard: then guests get their `unattended` words. Default: without a terminal.')] = None,
         icount: Annotated[bool, typer.Option('--icount', help='Count instructions instead of time: the same run twice (QEMU).')] = False,
         log: Annotated[Optional[Path], typer.Option('--log', metavar='FILE', help='Write what the box prints to a file as well.')] = None,
         kernel: Kernel = KERNEL):
@@ -157,6 +159,9 @@ def run(file: File,
     """
     with sentences():
         loaded = _load(file)
+        terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        if not terminal if unattended is None else unattended:
+            loaded = loaded.unattended()
         chosen = _choose_accel(machine.value, accel.value)
         _explain_gdb(gdb)
         with contextlib.ExitStack() as stack:
@@ -165,7 +170,6 @@ def run(file: File,
             logged = stack.enter_context(open(log, 'wb')) if log else None
             progress = stack.enter_context(_progress('Bochs boots (BIOS, GRUB, kernel: some seconds)' if machine is MachineKind.bochs else ''))
             emulated = stack.enter_context(runner.start(loaded, folder, machine.value, chosen, gdb, icount, kernel=kernel))
-            terminal = sys.stdin.isatty() and sys.stdout.isatty()
             keyboard = runner.Keyboard(sys.stdin, terminal) if terminal or _is_piped(sys.stdin) else None
             if terminal:
                 say('keys go to the box: Ctrl-] switches to its next guest, Ctrl-A x ends it')

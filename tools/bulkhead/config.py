@@ -146,6 +146,7 @@ class Boot(Table):
     image: _checked(_path, str) = None
     initrd: _checked(_path, str) = None
     command_line: _checked(_command_line, str) = ''
+    unattended: _checked(_command_line, str) = ''
     load: _checked(_load, int) = None
     modules: list[Module] = []
 
@@ -390,9 +391,14 @@ def modules_of(boot):
     return ([Module(image=boot.initrd)] if boot.initrd is not None else []) + boot.modules
 
 
+def longest_command_line(boot):
+    """The command line with what joins it when nobody is at the keyboard."""
+    return ' '.join(part for part in (boot.command_line, boot.unattended) if part)
+
+
 def string_bytes(vm):
     """What the strings of this VM take of its boot page, each with its NUL."""
-    strings = [vm.name, vm.boot.command_line] + [module.command_line for module in modules_of(vm.boot)]
+    strings = [vm.name, longest_command_line(vm.boot)] + [module.command_line for module in modules_of(vm.boot)]
     return sum(len((text or '').encode()) + 1 for text in strings)
 
 

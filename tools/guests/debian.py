@@ -17,7 +17,8 @@ RECORD = 'package.txt'
 
 @dataclass(frozen=True)
 class Package:
-    """package: or a meta package, whose dependency of the name `real` is meant. files: name here -> pattern in the package."""
+    """package: or a meta package, whose dependency of the name `real` is meant. files: name here -> pattern in the package; a name
+    that ends with / is a folder for all that match."""
     name: str
     package: str
     files: dict
@@ -25,8 +26,11 @@ class Package:
     about: str = ''
 
 
+PVPANIC = 'lib/modules/*/kernel/drivers/misc/pvpanic/pvpanic*.ko'
+
+
 def _kernel(name, package, about):
-    return Package(name, package, {'vmlinuz': 'boot/vmlinuz-*', 'config': 'boot/config-*'}, r'linux-image-[0-9][a-z0-9.+-]*', about)
+    return Package(name, package, {'vmlinuz': 'boot/vmlinuz-*', 'config': 'boot/config-*', 'modules/': PVPANIC}, r'linux-image-[0-9][a-z0-9.+-]*', about)
 
 
 PACKAGES = {each.name: each for each in [
@@ -80,7 +84,7 @@ class Apt:
 
 
 def is_here(package, folder):
-    return all((folder / name).is_file() for name in [RECORD, *package.files])
+    return all((folder / name).exists() for name in [RECORD, *package.files])
 
 
 def fetch(package, folder, say):
@@ -106,11 +110,23 @@ def fetch(package, folder, say):
         (work / 'ready').rename(folder)
 
 
+def _copy_all(found, files, folder):
+    """Files by their paths in the package."""
+    folder.mkdir()
+    for path in found:
+        place = folder / path.relative_to(files)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+
+
 def _unpack(package, archive, files, ready):
     subprocess.run(['dpkg-deb', '-x', archive, files], check=True)
     ready.mkdir()
     for name, pattern in package.files.items():
         found = sorted(files.glob(pattern))
+        if name.endswith('/'):
+            _copy_all(found, files, ready / name)
+            continue
         if len(found) != 1:
             raise Trouble('%s has %d files like %s, not one' % (archive.name, len(found), pattern))
         shutil.copyfile(found[0], ready / name)

@@ -9,6 +9,7 @@ from trouble import Trouble
 HERE = Path(__file__).resolve().parent
 ROOT_FILES = HERE / 'root'
 FOLDERS = ['bin', 'dev', 'proc', 'root', 'sys', 'tmp']
+PROGRAMS = ['init', 'check']
 CONSOLE = (5, 1)            # where process 1 talks to before it mounts a /dev
 
 
@@ -28,8 +29,8 @@ def applets(program):
     return sorted(set(said.split()) - {'busybox'})
 
 
-def make():
-    """The archive's bytes."""
+def make(modules=()):
+    """The archive's bytes. modules: folders whose files go to the same places below the root."""
     program, archive = busybox(), Archive()
     for name in FOLDERS:
         archive.folder(name)
@@ -37,6 +38,15 @@ def make():
     archive.file('bin/busybox', program.read_bytes(), 0o755)
     for name in applets(program):
         archive.link('bin/' + name, 'busybox')
-    for path in sorted(ROOT_FILES.iterdir()):
-        archive.file(path.name, path.read_bytes(), 0o755)
+    for top in [ROOT_FILES, *modules]:
+        _add_all(archive, top)
     return archive.bytes()
+
+
+def _add_all(archive, top):
+    for path in sorted(top.rglob('*')):
+        name = str(path.relative_to(top))
+        if path.is_dir():
+            archive.folder(name)
+        else:
+            archive.file(name, path.read_bytes(), 0o755 if name in PROGRAMS else 0o644)

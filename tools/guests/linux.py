@@ -20,7 +20,8 @@ from trouble import Trouble     # noqa: E402
 
 OUTPUT = HERE.parents[1] / 'build' / 'debian'
 INITRAMFS = 'initramfs'
-DEFAULT = ['cloud', INITRAMFS]
+DEFAULT_KERNEL = 'cloud'
+DEFAULT = [DEFAULT_KERNEL, INITRAMFS]
 
 
 def say(text):
@@ -30,7 +31,8 @@ def say(text):
 def make(name):
     """Make one of them; nothing happens when it is there and right."""
     if name == INITRAMFS:
-        _write(OUTPUT / INITRAMFS, initramfs.make())
+        make(DEFAULT_KERNEL)
+        _write(OUTPUT / INITRAMFS, initramfs.make([OUTPUT / DEFAULT_KERNEL / 'modules']))
     else:
         debian.fetch(debian.PACKAGES[name], OUTPUT / name, say)
 

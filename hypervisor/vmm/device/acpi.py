@@ -7,7 +7,7 @@ import struct
 
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.vmm.device import aml, apic, ioapic, lines, pci, pic, pit, powermanagement as pm, rtc
+from hypervisor.vmm.device import aml, apic, ioapic, lines, pci, pic, pit, powermanagement as pm, pvpanic, rtc
 
 PLACE = 0xe0000                         # gpa: where software looks for the RSDP
 PLACE_END = 0x100000
@@ -99,6 +99,12 @@ def processor(n):
     return aml.device('C%03X' % n, aml.name('_HID', aml.string('ACPI0007')), aml.name('_UID', aml.integer(n)))
 
 
+def panic_device():
+    """_STA: present, decodes its port, works; nothing to show to a user."""
+    return aml.device('PEVT', aml.name('_HID', aml.string('QEMU0001')), aml.name('_CRS', aml.resources(aml.io(pvpanic.PORT, 1))),
+                      aml.name('_STA', aml.integer(0xb)))
+
+
 def board_device(text, identity, *resources):
     return aml.device(text, aml.name('_HID', aml.eisa_id(identity)), aml.name('_CRS', aml.resources(*resources)))
 
@@ -112,6 +118,7 @@ def dsdt(vcpus):
         board_device('RTC0', 'PNP0B00', aml.io(rtc.PORT, 2), aml.irq(lines.RTC)),
         board_device('TIMR', 'PNP0100', aml.io(pit.PORT, 4), aml.irq(lines.TIMER)),
         board_device('SYSR', 'PNP0C02', aml.io(pm.PORT, pm.PORTS), aml.io(pic.ELCR_PORT, 2)),
+        panic_device(),
     ]
     off = aml.name('\\_S5', aml.package(aml.integer(0), aml.integer(0), aml.integer(0), aml.integer(0)))
     return table('DSDT', 2, off + aml.scope('\\_SB', host_bridge, *(devices + [processor(n) for n in range(vcpus)])))

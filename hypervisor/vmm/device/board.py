@@ -11,6 +11,7 @@ from hypervisor.vmm.device.pic import ElcrPorts, Pic, PicPorts
 from hypervisor.vmm.device.pins import Pins
 from hypervisor.vmm.device.pit import Pit, PitPorts, SpeakerPort
 from hypervisor.vmm.device.powermanagement import PowerManagement, PowerPorts
+from hypervisor.vmm.device.pvpanic import PvPanic
 from hypervisor.vmm.device.rtc import Rtc, RtcPorts
 
 
@@ -32,7 +33,7 @@ class Board(object):
         self.ports = [
             PicPorts(self.pic, self.pic.master, pics.MASTER_PORT), PicPorts(self.pic, self.pic.slave, pics.SLAVE_PORT),
             ElcrPorts(self.pic), PitPorts(self.pit), SpeakerPort(self.pit), RtcPorts(self.rtc), self.keyboard,
-            PowerPorts(self.power_management), self.pci]
+            PowerPorts(self.power_management), self.pci, PvPanic(power)]
         self.memory = [LocalApic(self.ioapic), self.ioapic]
 
     def start(self, tsc_khz, ram_bytes):

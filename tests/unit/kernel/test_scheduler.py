@@ -4,10 +4,10 @@ from hypothesis import given, settings, strategies as st
 
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.loop import step
-from hypervisor.spec import call, ending, status, svm
+from hypervisor.spec import call, ending, lapic, status, svm
 from tests.unit.kernel.machine import TSC_HZ, Guest, Program
-from tests.unit.kernel.vm import SLOT, make_vm, vcpu_page
-from hypervisor.spec.vcpu import ANSWER, RESUME
+from tests.unit.kernel.vm import SLOT, make_vm, put_answer, vcpu_page
+from hypervisor.spec.vcpu import ANSWER, GROUP_FLOW, RESUME
 
 MS = TSC_HZ // 1000
 SLICE, SILENCE = 10 * MS, 1000 * MS
@@ -390,3 +390,55 @@ def test_everybody_who_is_ready_runs_within_a_round(fresh, events):
             assert box.cpu.tsc - last <= 4 * SLICE + MS
             last = box.cpu.tsc
     assert last > end - 5 * SLICE
+
+
+# Guests' timers
+
+def arms_a_timer(box, lvt, count, divide=0xb):
+    """VM 1's VMM sets its guest's APIC timer and lets it run with interrupts on."""
+    put_answer(box, 1, RFLAGS=0x202, DIRTY=GROUP_FLOW)
+    for offset, value in ((lapic.SPURIOUS, 0x1ff), (lapic.TIMER, lvt), (lapic.DIVIDE, divide), (lapic.INITIAL_COUNT, count)):
+        assert (yield ('call', call.VCPU_APIC, VCPU, offset, 1, value)) == (status.OK, 0)
+    while True:
+        yield ('call', RUN, VCPU, 0)
+
+
+PERIODIC, MASKED = lapic.LVT_MODE_PERIODIC << 17, lapic.MASKED
+
+
+def sleeps():
+    while True:
+        yield ('exit', svm.EXIT_HLT)
+
+
+@pytest.mark.parametrize('lvt', [PERIODIC | 0x40, PERIODIC | 0x40 | MASKED, PERIODIC, PERIODIC | 0xff])
+@pytest.mark.parametrize('guest', [spin, sleeps])
+def test_fast_timer_of_a_guest_costs_nobody_else_time(fresh, lvt, guest):
+    """A period of 16 TSC ticks, which is shorter than an entry and an exit: a processor that has to serve it does nothing else."""
+    box = machine_with(fresh, 2)
+    box.tasks[1], box.guests[1] = Program(arms_a_timer, box, lvt, 1), Guest(guest)
+    start = box.cpu.tsc
+    for _ in range(2000):
+        step()
+    passed = box.cpu.tsc - start
+    assert passed > 10 * SLICE, 'only %d ticks in 2000 runs' % passed
+    assert box.log.count(('guest', 2)) <= 3 * (passed // SLICE + 1)
+    assert box.guests[2].ticks > passed // 2 - 2 * SLICE
+
+
+@pytest.mark.parametrize('count', [1, 1000, MS // 16])
+def test_timer_ends_a_halt_in_its_time(fresh, count):
+    """Alone on the machine, and beside a neighbour that spins: then after that one's slice."""
+    for neighbours in (1, 2):
+        box = machine_with(fresh, neighbours)
+        woken = []
+
+        def guest():
+            while True:
+                yield ('exit', svm.EXIT_HLT)
+                woken.append(box.cpu.tsc)
+        box.tasks[1], box.guests[1] = Program(arms_a_timer, box, 0x40, count), Guest(guest)
+        start = box.cpu.tsc
+        box.let_pass(100 * MS)
+        late = MS + SLICE * (neighbours - 1)
+        assert woken and start + 16 * count <= woken[0] <= start + 16 * count + late

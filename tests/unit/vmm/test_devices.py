@@ -1,4 +1,7 @@
 """UART, MSRs and CPUID as a guest meets them."""
+import struct
+
+import pytest
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.spec import boot, call, ending, exit, vcpu
@@ -100,13 +103,13 @@ GP = (vcpu.INJECT, 0, 13)
 
 
 def test_msrs_that_exist_and_those_that_do_not():
-    assert msr(0x1b) == (vcpu.COMPLETE, 0xfee00100, 0)
+    assert msr(0x1b) == GP and msr(0x6e0) == GP and msr(0x802) == GP            # the local APIC's are the kernel's
     assert msr(0x3a) == (vcpu.COMPLETE, 1, 0) and msr(0x3a, boot.VENDOR_AMD) == GP
     assert msr(0xce) == (vcpu.COMPLETE, 24 << 8, 0)
     assert msr(0xc0010114, boot.VENDOR_AMD) == (vcpu.COMPLETE, 0x18, 0) and msr(0xc0010114) == GP
     assert msr(0x12345) == GP and msr(0x12345, write=1) == GP
     assert msr(0x3a, write=5) == GP
-    assert msr(0x1b, write=0xfee00100)[0] == vcpu.COMPLETE and msr(0x1b, write=0xfee00900) == GP
+    assert msr(0x1d9, write=0)[0] == vcpu.COMPLETE and msr(0x1d9, write=1) == GP
     assert msr(0x8b, write=0)[0] == vcpu.COMPLETE
 
 
@@ -118,10 +121,10 @@ HOST = {0: (0x20, 0x756e6547, 0x6c65746e, 0x49656e69), 1: (0x306c3, 0x05100800, 
         0x80000008: (0x3927, 0xffffffff, 0xffff, 9), 0x8000000a: (1, 2, 3, 4), 0x40000000: (1, 2, 3, 4), 5: (64, 64, 3, 32)}
 
 
-def table(host=HOST, vendor=boot.VENDOR_INTEL):
-    """What the guest sees without asking: leaf -> four values, and the leaves that ask."""
+def table(host=HOST, vendor=boot.VENDOR_INTEL, tsc_khz=1000):
+    """What the guest sees without asking: leaf -> four values, and the leaves that ask, one word per class."""
     from hypervisor.hw import memory
-    box = Box(vendor=vendor)
+    box = Box(vendor=vendor, tsc_khz=tsc_khz)
     box.cpuid_leaves = host
     box.script = [out(0xf4, 0)]
     run(box)
@@ -129,7 +132,7 @@ def table(host=HOST, vendor=boot.VENDOR_INTEL):
     for n, leaf in enumerate(cpuid.LEAVES):
         at = VCPU_PAGE + vcpu.CPUID_TABLE + 16 * n
         entries[leaf] = tuple(int(memory.load32(r_uint(at + 4 * k))) for k in range(4))
-    return entries, int(memory.load32(r_uint(VCPU_PAGE + vcpu.CPUID_ASK)))
+    return entries, [int(memory.load32(r_uint(VCPU_PAGE + vcpu.CPUID_ASK + 4 * n))) for n in range(len(vcpu.CPUID_CLASSES))]
 
 
 def ask(leaf, subleaf, host=HOST):
@@ -154,24 +157,55 @@ def test_cpuid_hides_what_guests_must_not_use():
     assert entries[0] == (0x16,) + HOST[0][1:]
     eax, ebx, ecx, edx = entries[1]
     assert eax == 0x306c3 and ebx == 0x00010800
-    for bit in (2, 3, 5, 6, 15, 17, 18, 21, 24, 27):        # DTES64 MONITOR VMX SMX PDCM PCID DCA x2APIC TSC-deadline OSXSAVE
+    for bit in (2, 3, 5, 6, 15, 17, 18, 27):                # DTES64 MONITOR VMX SMX PDCM PCID DCA OSXSAVE
         assert not has(ecx, bit)
     for bit in (0, 13, 20, 26, 28, 30, 31):                 # SSE3 CX16 SSE4.2 XSAVE AVX RDRAND hypervisor
         assert has(ecx, bit)
-    for bit in (7, 9, 12, 14, 21, 28):                      # MCE APIC MTRR MCA DS HTT
+    for bit in (7, 12, 14, 21, 28):                         # MCE MTRR MCA DS HTT
         assert not has(edx, bit)
-    assert entries[0x40000000][1:] == (0x6b6c7542, 0x64616568, 0x6b6c7542)
-    assert entries[5] == entries[0xa] == entries[0x8000000a] == entries[0x40000001] == (0, 0, 0, 0)
+    assert entries[5] == entries[0xa] == entries[0x8000000a] == (0, 0, 0, 0)
     assert entries[0x80000000][0] == 0x80000008
     assert entries[0x80000008] == (0x3027, 0, 0, 0)
     extended = entries[0x80000001]
     assert not has(extended[2], 2) and not has(extended[3], 27) and not has(extended[3], 9) and has(extended[3], 29)
-    assert asked == 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd
+    assert asked == [1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd, 0, 0, 0]
+
+
+def test_cpuid_shows_the_kernels_local_apic_whatever_the_processor_has():
+    for word in (0, 0xffffffff):
+        host = dict(HOST)
+        host[1] = (0x306c3, 0, word, word)
+        _, _, ecx, edx = table(host)[0][1]
+        assert has(edx, 9) and has(ecx, 21) and has(ecx, 24)                    # APIC, x2APIC, TSC deadline
+
+
+def words_of(text):
+    return tuple(struct.unpack('<3I', text))
+
+
+def test_cpuid_names_the_hypervisor_where_guests_look():
+    entries, _ = table()
+    assert entries[0x40000000] == (0x40000010,) + words_of(b'KVMKVMKVM\0\0\0')
+    assert entries[0x40000001] == (1 << 0 | 1 << 1 | 1 << 3 | 1 << 24, 0, 0, 0)   # the clock's four bits of Linux' kvm/cpuid.rst
+    assert entries[0x40000100] == (0x40000100,) + words_of(b'BulkheadBulk')
+    for leaf in entries:
+        if 0x40000000 <= leaf < 0x80000000 and leaf not in (0x40000000, 0x40000001, 0x40000010, 0x40000100):
+            assert entries[leaf] == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize('tsc_khz', [1000, 2400000, 3999999])
+def test_cpuid_tells_both_rates(tsc_khz):
+    """In leaf 0x15 TSC = crystal * EBX / EAX; the local APIC's timer counts the crystal, 16 TSC ticks a count (docs/abi.md)."""
+    entries, _ = table(tsc_khz=tsc_khz)
+    eax, ebx, crystal, edx = entries[0x15]
+    assert ebx == 16 * eax and abs(crystal * 16 - tsc_khz * 1000) < 16 and edx == 0
+    assert entries[0x40000010] == (tsc_khz, tsc_khz // 16, 0, 0)
 
 
 def test_cpuid_leaves_beyond_the_hosts_largest_are_zeros():
     entries, _ = table({0: (1, 1, 2, 3), 1: HOST[1], 2: (1, 2, 3, 4), 0x80000000: (0x80000001, 0, 0, 0), 0x80000008: (1, 2, 3, 4)})
-    assert entries[0][0] == 1 and entries[2] == entries[0x80000008] == (0, 0, 0, 0)
+    assert entries[0][0] == 0x15 and entries[2] == entries[0x80000008] == (0, 0, 0, 0)
+    assert [leaf for leaf in range(2, 0x20) if entries[leaf] != (0, 0, 0, 0)] == [0x15], 'only the rate is made without the host'
 
 
 def test_cpuid_by_subleaf():
