@@ -56,7 +56,9 @@ def toml_text(table):
 
 
 def load(description):
-    """A checked Machine from a dict, a TOML text or a path. In dicts and texts, paths count from the checkout's root."""
+    """A checked Machine from a dict, a TOML text or a path (or as it is). In dicts and texts, paths count from the checkout's root."""
+    if isinstance(description, check.Machine):
+        return description
     if isinstance(description, Path):
         return check.load(description)
     text = description if isinstance(description, str) else '\n'.join('%s = %s' % (key, toml_text(value)) for key, value in description.items())

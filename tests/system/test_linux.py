@@ -1,0 +1,145 @@
+"""Two unmodified Debian kernels on one box, each with a shell that is typed at, on both emulators.
+
+One boot for all of it: a boot takes a minute and a half on Bochs.
+"""
+import re
+
+import pytest
+
+from bulkhead.facts import ROOT
+from tests.system.box import Box, load
+
+BOX = ROOT / 'machines/two-linux.toml'
+PORT, STARBOARD = 'port', 'starboard'
+SWITCH, INTERRUPT, ERASE = '\x1d', '\x03', '\x7f'
+SECONDS = {'qemu': 240, 'bochs': 900}
+ANSWER_SECONDS = {'qemu': 60, 'bochs': 300}
+COMPLAINTS = ('BUG|Oops|[Uu]nexpected|[Ss]purious|Call Trace|[Uu]nstable|[Ss]kew|soft lockup|rcu.*stall|clocksource.*(wrong|fail|mark)'
+              '|APIC.*([Ee]rror|fail|broken)|ACPI.*([Ee]rror|Warning|Exception)|timer.*(broken|doesn.t)')
+
+
+class Guests:
+    """Both guests' shells, through the one keyboard."""
+
+    def __init__(self, box):
+        self.box, self.focus, self.count = box, PORT, 0
+
+    def turn_to(self, name):
+        if name != self.focus:
+            at = len(self.box.output)
+            self.box.type(SWITCH)
+            self._after(at, r'^bulkhead: keyboard now goes to \[%s\]' % name)
+            self.focus = name
+
+    def _after(self, at, pattern):
+        """Wait for a pattern in what the box says from `at` on."""
+        self.box.wait_for(r'\A(?s:.{%d})(?s:.*?)%s' % (at, pattern), ANSWER_SECONDS[self.box.machine])
+
+    def say(self, name, command):
+        """Type a command. Returns what the guest answers, which ends with its prompt's marker."""
+        self.turn_to(name)
+        self.count += 1
+        at = len(self.box.output)
+        # The markers are put together by the guest, so that the echo of the command is not taken for them.
+        self.box.type('echo "be""gin-%d"; %s; echo "do""ne-%d"\r' % (self.count, command, self.count))
+        self._after(at, r'^\[%s\] (?:.*[^"])?done-%d$' % (name, self.count))
+        lines = [line[len(name) + 3:] for line in self.box.output[at:].splitlines() if line.startswith('[%s] ' % name)]
+        return '\n'.join(lines).partition('begin-%d\n' % self.count)[2].partition('done-%d' % self.count)[0].strip()
+
+    def number(self, name, command):
+        return int(self.say(name, command).split()[-1])
+
+
+@pytest.fixture(scope='module', params=['qemu', 'bochs'])
+def guests(request):
+    """Two guests at their prompts, the keyboard at the first."""
+    with Box(BOX, request.param, timeout=SECONDS[request.param]) as box:
+        for name in (PORT, STARBOARD):
+            box.wait_for(r'^\[%s\] root@%s:/root# ' % (name, name))
+        yield Guests(box)
+
+
+def test_both_shells_answer(guests):
+    for name in (PORT, STARBOARD, PORT):
+        assert guests.say(name, 'hostname; echo $((6 * 7))').split() == [name, '42']
+
+
+def test_the_kernels_complain_about_nothing(guests):
+    for name in (PORT, STARBOARD):
+        assert guests.say(name, "dmesg | grep -E '%s'" % COMPLAINTS) == ''
+        assert guests.number(name, 'dmesg | wc -l') > 100               # there was something to look at
+
+
+def test_interrupts_are_counted(guests):
+    count = "awk '/^ *%s:/ { print $2 }' /proc/interrupts"
+    for name in (PORT, STARBOARD):
+        before = guests.number(name, count % 'LOC')
+        serial = guests.number(name, count % '4')
+        guests.say(name, 'sleep 1')
+        assert guests.number(name, count % 'LOC') > before > 0
+        assert guests.number(name, count % '4') > serial > 0
+        assert guests.number(name, "awk '/^ *(SPU|ERR|MIS):/ { n += $2 } END { print n }' /proc/interrupts") == 0
+
+
+def test_sleep_5_takes_5_seconds_of_guest_time(guests):
+    uptime = "cut -d ' ' -f 1 /proc/uptime"
+    for name in (PORT, STARBOARD):
+        before, after = guests.say(name, '%s; sleep 5; %s' % (uptime, uptime)).split()
+        assert 5.0 <= float(after) - float(before) < 6.0
+
+
+def test_a_line_can_be_edited_and_a_command_interrupted(guests):
+    for name in (PORT, STARBOARD):
+        assert guests.say(name, 'echo first lasz' + ERASE + 't') == 'first last'
+        guests.turn_to(name)
+        at = len(guests.box.output)
+        guests.box.type('echo "sta""rted"; sleep 1000000\r')
+        guests._after(at, r'^\[%s\] started' % name)
+        at = len(guests.box.output)
+        guests.box.type(INTERRUPT)      # throws away what was typed ahead, so wait for the prompt
+        guests._after(at, r'root@%s:/root# ' % name)
+        assert guests.number(name, 'ps | grep -c "[s]leep 1000000"') == 0
+
+
+def test_busy_guests_stay_responsive(guests):
+    """dd, a loop in the shell and a loop of forks, in both at once."""
+    work = ('(while :; do dd if=/dev/zero of=/dev/null bs=64k count=100 2>/dev/null; done) & (while :; do :; done) & '
+            '(while :; do /bin/true; done) &')
+    for name in (PORT, STARBOARD):
+        guests.say(name, work + ' true')
+    uptime = "cut -d ' ' -f 1 /proc/uptime"
+    for name in (PORT, STARBOARD, PORT, STARBOARD):
+        before, after = re.findall(r'\b\d+\.\d\d\b', guests.say(name, '%s; sleep 1; %s' % (uptime, uptime)))
+        assert 1.0 <= float(after) - float(before) < 4.0
+        assert guests.number(name, 'echo $((40 + 2))') == 42
+    for name in (PORT, STARBOARD):
+        assert guests.number(name, 'kill %1 %2 %3; jobs -l | grep -c Running') >= 0
+        guests.say(name, 'wait')
+        assert guests.number(name, "awk '/^processes/ { print $2 }' /proc/stat") > 100     # the fork loop has run
+        assert guests.say(name, "dmesg | grep -E '%s'" % COMPLAINTS) == ''
+
+
+def test_one_guests_panic_leaves_the_others_shell_working(guests):
+    """The last one here: the box is over afterwards."""
+    guests.turn_to(STARBOARD)
+    guests.box.type('echo c > /proc/sysrq-trigger\r')
+    guests.box.wait_for(r'^\[starboard\] .*Kernel panic')
+    guests.box.wait_for(r'^bulkhead: \[starboard\] its operating system panicked')
+    guests.focus = PORT
+    assert guests.say(PORT, 'echo $((6 * 9))') == '54'
+    guests.box.type('poweroff -f\r')
+    result = guests.box.finish()
+    assert result.status == 1, result
+    assert {name: row.how for name, row in result.table.items()} == {PORT: 'powered off', STARBOARD: 'its operating system panicked'}
+
+
+@pytest.mark.parametrize('unattended', ['qemu', 'bochs'])
+def test_without_a_keyboard_the_guests_check_themselves_and_power_off(unattended):
+    with Box(load(BOX).unattended(), unattended, timeout=SECONDS[unattended]) as box:
+        result = box.finish()
+    assert result.status == 0, result
+    for name in (PORT, STARBOARD):
+        said = result.text(name)
+        assert '%s: Linux ' % name in said and 'check: passed' in said, result
+        assert 'WRONG' not in said
+        assert result.table[name].how == 'powered off'
