@@ -11,7 +11,7 @@ from hypervisor.hw import memory
 BASE = r_uint(0x100000000)
 HOLE = r_uint(0xa0000)
 HOLE_END = r_uint(0x100000)
-FIRMWARE = r_uint(0xe0000)      # up to HOLE_END
+FIRMWARE = r_uint(0xc0000)      # up to HOLE_END: software searches all of it, and must not exit for each word
 
 
 class Ram(object):

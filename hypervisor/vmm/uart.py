@@ -1,8 +1,8 @@
 """The first serial port, COM1: a 16550 on line 4.
 
 Transmitted bytes go to the console at once, so the transmitter is empty unless the console has no room. Received ones come
-through a FIFO of 16, and are told as soon as there is one: below the FIFO's trigger level as a character timeout. Speed, word
-length and parity are kept and change nothing.
+through a FIFO of 16, and are told as soon as there is one: below the FIFO's trigger level as a character timeout. A guest that takes
+RTS back gets none until it gives it again. Speed, word length and parity are kept and change nothing.
 Source: National Semiconductor PC16550D data sheet, "Registers".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
@@ -41,6 +41,7 @@ class Uart(Device):
         self.fifos_on = False
         self.trigger = 1
         self.overrun = False
+        self.held = False               # RTS was there and is not any more
         self.empty_told = True          # no "transmitter empty" to tell
         self.ier = 0
         self.lcr = 0
@@ -151,7 +152,7 @@ class Uart(Device):
 
     def _refill(self):
         """Let bytes from the manager in, while there is room: they never overrun."""
-        if self.mcr & MCR_LOOP:
+        if self.mcr & MCR_LOOP or self.held:
             return
         depth = FIFO if self.fifos_on else 1
         while self.count < depth:
@@ -185,6 +186,7 @@ class Uart(Device):
         return lines
 
     def _write_mcr(self, byte):
+        self.held = not byte & MCR_RTS and (self.held or self.mcr & MCR_RTS != 0)
         self.mcr = byte & 0x1f
         lines = self._modem_lines()
         changes = (lines ^ self.modem_before) & (MSR_CTS | MSR_DSR | MSR_DCD)

@@ -8,10 +8,9 @@ from hypervisor.vmm import ram as pc
 
 USABLE, RESERVED = 1, 2
 EBDA = r_uint(0x9fc00)          # the last KiB below the hole: software takes it for the firmware's
-FIRMWARE = r_uint(0xe0000)      # where software looks for ACPI's RSDP
 
 TYPES = [USABLE, RESERVED, RESERVED, USABLE]
-BASES = [r_uint(0), EBDA, FIRMWARE, pc.HOLE_END]
+BASES = [r_uint(0), EBDA, pc.FIRMWARE, pc.HOLE_END]
 ENDS = [EBDA, pc.HOLE, pc.HOLE_END, r_uint(0)]          # 0: the end of the VM's memory
 COUNT = len(TYPES)
 
