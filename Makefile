@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build run check test test-unit test-native test-tools test-system iso bench profile clean distclean
+.PHONY: help setup build run check test test-unit test-native test-tools test-system iso bench bench-linux profile clean distclean
 
 BOX ?= machines/two-linux.toml
 KIND ?= cpuid
@@ -65,6 +65,9 @@ test-system: build  ## boot whole boxes on QEMU and Bochs, hostile guests and VM
 
 bench: build    ## count what each operation costs a guest, on three emulated processors, against tests/bench/budget.toml
 	@$(python3) tools/bench/bench.py $(if $(COMPARE),--compare $(COMPARE))
+
+bench-linux: build  ## count what a Debian guest loses to the hypervisor, and how often it exits, busy, asleep and booting
+	@$(python3) tools/bench/linux.py
 
 profile: build  ## show where the instructions of one exit go: KIND=cpuid, any row of the bench, or start; ON=bochs-vmx
 	@$(python3) tools/bench/exitpath.py $(KIND) --on $(ON)

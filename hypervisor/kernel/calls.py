@@ -11,6 +11,7 @@ from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, PORTS, REGION, RI
                                            compartments)
 from hypervisor.kernel.create import create_compartment, create_vcpu, release_compartment
 from hypervisor.kernel.frames import frames
+from hypervisor.kernel.line import lines
 from hypervisor.kernel.mapping import map_frames, unmap_pages
 from hypervisor.kernel.ring import rings
 from hypervisor.kernel.task import IN_VCPU_RUN, IN_WAIT
@@ -72,6 +73,8 @@ def dispatch(caller):
         vcpu_interrupt(caller, a, b, c)
     elif number == r_uint(call.VCPU_APIC):
         vcpu_apic(caller, a, b, c, d)
+    elif number == r_uint(call.LINE):
+        line(caller, a, b)
     else:
         task.answer(status.BAD_CALL, R0)
 
@@ -129,6 +132,17 @@ def ring_receive(caller, slot):
     if count > R0 and ring.starved and ring.sender is not None:
         ring.starved = False
         ring.sender.signal(ring.sender_slot)
+
+
+def line(caller, slot, number):
+    """LINE: who may use the machine's ports may also hear its interrupt lines."""
+    if caller.slot_kind(slot) != PORTS:
+        caller.task.answer(status.BAD_SLOT, R0)
+    elif not lines.exists(number):
+        caller.task.answer(status.BAD_RANGE, R0)
+    else:
+        lines.arm(caller, intmask(slot), intmask(number))
+        caller.task.answer(status.OK, R0)
 
 
 def port_allowed(caller, slot, port, size):

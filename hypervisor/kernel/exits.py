@@ -3,6 +3,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
 from hypervisor.kernel import answer, interrupts, state
+from hypervisor.kernel.line import lines
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import XCR0_X87, switcher
 from hypervisor.kernel.timer import timer
@@ -74,9 +75,11 @@ def memory_access(vcpu):
 
 
 def interrupt(vector):
-    """A physical interrupt ended the run. Only the timer's means anything yet."""
+    """A physical interrupt ended the run."""
     if vector == r_uint(bits.VECTOR_TIMER):
         scheduler.tick()
+    elif lines.is_line(vector):
+        scheduler.favour(lines.arrive(vector))
     elif vector != r_uint(bits.VECTOR_SPURIOUS) and vector >= r_uint(32):
         timer.acknowledge()
 

@@ -7,6 +7,7 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.hw import cpu
 from hypervisor.kernel import limit
 from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.line import lines
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import vcpus
@@ -82,6 +83,13 @@ class Scheduler(object):
                 return True
             n += 1
         return False
+
+    def favour(self, number):
+        """A device has something for this compartment (negative: for nobody), and its buffer is small: its task goes first. What was
+        interrupted waits for its next turn. Guests cannot cause that."""
+        if number >= 0 and number < limit.COMPARTMENTS and compartments[number].task.ready:
+            self.run_next(compartments[number], None)
+            self.start_slice(self.since)
 
     def account(self):
         """Charge the time since `since` to what ran, and to the VMM's debt if it owes an answer."""
@@ -183,12 +191,15 @@ class Scheduler(object):
             compartment.stop(ending.VMM_SILENT, R0)
 
     def sleep(self):
-        """Nothing is ready: wait for the timer."""
+        """Nothing is ready: wait for an interrupt."""
         now = cpu.rdtsc()
         self.since = now
         self.arm(now, now + self.slice_ticks * 100)
-        cpu.wait_interrupt()
-        timer.acknowledge()
+        vector = cpu.wait_interrupt()
+        if lines.is_line(vector):
+            lines.arrive(vector)
+        else:
+            timer.acknowledge()
         now = cpu.rdtsc()
         self.since = now
         n = 0

@@ -48,7 +48,7 @@ class Timer(object):
         self.window = self.base()
         self.x2apic = base & r_uint(lapic.APIC_BASE_X2APIC) != R0
         cpu.wrmsr(r_uint(MSR_APIC_BASE), base | r_uint(lapic.APIC_BASE_ENABLE))
-        self._write(lapic.LINT0, r_uint(lapic.MASKED))
+        self._write(lapic.LINT0, r_uint(lapic.LVT_EXTINT))      # the PICs, all of whose lines are masked (line.py)
         self._write(lapic.LINT1, r_uint(lapic.MASKED))
         self._write(lapic.ERROR, r_uint(lapic.MASKED))
         self._write(lapic.TPR, R0)

@@ -43,6 +43,11 @@ def port_in(port, size):
     return _call(call.PORT_IN, r_uint(call.SLOT_PORTS), r_uint(port), r_uint(size))
 
 
+def line(number):
+    """Hear an interrupt line once, as the signal of SLOT_PORTS. number: 0 to 15, not 2. Manager only."""
+    return _call(call.LINE, r_uint(call.SLOT_PORTS), r_uint(number))
+
+
 def port_out(port, size, data):
     """Write r_uint `data` to an I/O port. Manager only."""
     return _call(call.PORT_OUT, r_uint(call.SLOT_PORTS), r_uint(port), r_uint(size), r_uint(data))

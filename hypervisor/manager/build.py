@@ -230,6 +230,8 @@ class Builder(object):
         self.put_at(FIELD['VERSION'], r_uint(VERSION))
         self.put_at(FIELD['TSC_KHZ'], box.tsc_khz)
         self.put_at(FIELD['VENDOR'], box.vendor)
+        self.put_at(FIELD['WALL_SECONDS'], r_uint(box.clock.seconds))
+        self.put_at(FIELD['WALL_TSC'], box.clock.tsc)
         self.put_at(FIELD['FLAGS'], r_uint(vm.flags))
         self.put_at(FIELD['RAM_BYTES'], r_uint(vm.ram_frames) * r_uint(layout.PAGE))
         self.put_at(FIELD['IMAGE_KIND'], r_uint(vm.image_kind))

@@ -1,52 +1,53 @@
 """The shared console: many guests' output on one serial port, one keyboard for one of them at a time.
 
 Output. Every line on the port begins with who speaks: `[name] ` for a guest, `bulkhead: ` for the manager. A guest's line is
-kept until it is whole. What is not whole is shown all the same once it is full (LINE_BYTES), quiet for QUIET_MS, or its VM has ended;
+kept until it is whole. What is not whole is shown all the same once it is full (terminal.LINE_BYTES), quiet for QUIET_MS, or its VM has ended;
 from then on that line is *open*: its guest's bytes follow at once, as typing at a prompt needs. When somebody else has something to
 say, an open line is ended first, and what its guest says next begins with its name again.
 
-A guest cannot forge a prefix or touch what stands already: only LF ends a line; a CR right before it is dropped; TAB and the printable
-ASCII characters are shown as they are; everything else, ESC and lone CRs included, as \\xNN (\\x1b), focused or not.
-What this cannot help: a terminal that wraps long lines shows a guest's text at the left edge.
+A guest cannot forge a prefix or touch what stands already. Only LF ends a line; within it a guest may move, overwrite and erase what it
+has written there itself, and colour it: see terminal.py for what it obeys and why nothing else reaches the port. Once somebody else has
+ended its open line, that part is out of reach as well. A line kept until it is whole is shown as its editing has left it, without the
+steps. BEL passes when it is the focused guest's and its line is open, one in BELL_MS.
+What this cannot help: a terminal that wraps long lines shows a guest's text at the left edge, and what is edited there is drawn at the
+right edge only.
 
-Input. What is typed goes to the focused VM; SWITCH_KEY moves the focus to the next running one. Input waits (in the port, and so in the
-other end's buffers) while the guest does not read, but not for longer than PATIENCE_MS: then it is dropped with a BEL, or
-the focus could never be moved away from a guest that does not read.
+Input. What is typed goes to the focused VM; SWITCH_KEY moves the focus to the next running one, whose unfinished line, its prompt, is
+shown again. Input waits (in the port, and so in the other end's buffers) while the guest does not read, but not for longer than
+PATIENCE_MS: then it is dropped with a BEL, or the focus could never be moved away from a guest that does not read.
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
 from hypervisor.hw.task import rdtsc
 from hypervisor.lib import call, text
+from hypervisor.manager.terminal import BEL, CR, LF, Terminal
 from hypervisor.manager.vm import RUNNING
 from hypervisor.spec import layout, status
 from hypervisor.spec.vcpu import RING_BYTES
 
-LINE_BYTES = 1024
 QUIET_MS = 100
+BELL_MS = 500
 PATIENCE_MS = 1000
 KEYS = 256                  # typed bytes that wait for one VM
 SWITCH_KEY = 0x1d           # Ctrl-]
-BEL, TAB, LF, CR = 7, 9, 10, 13
+PREFIX_BYTES = 3            # of `[name] ` besides the name
 NOBODY = -1
 PAGE = r_uint(layout.TASK_PAGE)
 
 
 class Line(object):
-    """The output of one VM that is not on the port yet, and the keys that it has not taken yet."""
+    """The line that one VM is writing, and the keys that it has not taken yet."""
 
     def __init__(self):
-        self.bytes = [0] * LINE_BYTES
-        self.length = 0
-        self.carriage_return = False    # a CR came last: what follows tells what it is
+        self.terminal = Terminal()
         self.heard = r_uint(0)          # TSC after the last byte was handled: the time the port takes is not the guest's silence
         self.keys = [0] * KEYS
         self.key_count = 0
         self.taken = r_uint(0)          # TSC when the VM last took a key, or when the first one came to an empty queue
 
     def clear(self):
-        self.length = 0
-        self.carriage_return = False
+        self.terminal.clear()
         self.key_count = 0
 
 
@@ -62,12 +63,15 @@ class Console(object):
         self.focus = NOBODY
         self.quiet = r_uint(1)          # ticks
         self.patience = r_uint(1)
+        self.bell = r_uint(1)
+        self.rung = r_uint(0)           # TSC at the last BEL of a guest
 
     def start(self, count, tsc_khz):
         """Serve the first `count` VMs."""
         self.count = count
         self.quiet = tsc_khz * r_uint(QUIET_MS)
         self.patience = tsc_khz * r_uint(PATIENCE_MS)
+        self.bell = tsc_khz * r_uint(BELL_MS)
         self.open = NOBODY
         self.focus = NOBODY
         for line in self.lines:
@@ -109,75 +113,72 @@ class Console(object):
             self.hear(vm, intmask(memory.load8(PAGE + r_uint(n))))
         line = self.lines[vm.index]
         if count > 0:
+            if self.open == vm.index:
+                self.flush(vm)
             line.heard = rdtsc()
-        elif line.length > 0 and rdtsc() - line.heard >= self.quiet:
+        elif self.open != vm.index and line.terminal.is_waiting() and rdtsc() - line.heard >= self.quiet:
             self.flush(vm)
         return count
 
     def hear(self, vm, byte):
         """One byte of a guest."""
-        line = self.lines[vm.index]
+        terminal = self.lines[vm.index].terminal
+        terminal.resume()
         if byte == LF:
-            line.carriage_return = False
+            terminal.end_sequence()
             self.finish(vm)
-            return
-        if line.carriage_return:
-            self.add(vm, CR)
-        line.carriage_return = byte == CR
-        if byte != CR:
-            self.add(vm, byte)
-
-    def add(self, vm, byte):
-        line = self.lines[vm.index]
-        if self.open == vm.index:
-            self.show(byte)
-            return
-        line.bytes[line.length] = byte
-        line.length += 1
-        if line.length == LINE_BYTES:
+        elif byte == BEL:
+            terminal.end_sequence()
+            self.ring(vm)
+        else:
+            terminal.take(byte)
+        if terminal.is_full():
             self.flush(vm)
+            terminal.freeze()
 
-    def flush(self, vm):
-        """Put what the VM's line holds on the port and leave the line open."""
-        line = self.lines[vm.index]
+    def ring(self, vm):
+        if self.focus == vm.index and self.open == vm.index and rdtsc() - self.rung >= self.bell:
+            self.rung = rdtsc()
+            self.serial.put(BEL)
+
+    def open_row(self, vm):
+        """Have the VM's line on the port, as far as it was drawn."""
         if self.open != vm.index:
             self.close()
             self.name(vm)
             self.serial.put(ord(' '))
             self.open = vm.index
-        for n in range(line.length):
-            self.show(line.bytes[n])
-        line.length = 0
+
+    def flush(self, vm):
+        """Put what the VM's line holds on the port and leave the line open."""
+        terminal = self.lines[vm.index].terminal
+        self.open_row(vm)
+        terminal.draw(self.serial, vm.name_length + PREFIX_BYTES)
+        terminal.settle(self.serial, vm.name_length + PREFIX_BYTES)
 
     def finish(self, vm):
         """Put the VM's line on the port and end it."""
-        self.flush(vm)
+        terminal = self.lines[vm.index].terminal
+        self.open_row(vm)
+        terminal.draw(self.serial, vm.name_length + PREFIX_BYTES)
         self.close()
+        terminal.clear_line()
 
     def close(self):
         """End the open line, whosever it is."""
         if self.open != NOBODY:
+            self.lines[self.open].terminal.cut_off()
             self.open = NOBODY
             self.new_line()
 
-    def show(self, byte):
-        if ord(' ') <= byte <= ord('~') or byte == TAB:
-            self.serial.put(byte)
-        else:
-            text.write(self.serial, '\\x')
-            text.hex_digit(self.serial, byte >> 4)
-            text.hex_digit(self.serial, byte)
-
     def finish_all(self, vm):
         """Show what is left of a VM that has ended."""
-        line = self.lines[vm.index]
-        if line.carriage_return:
-            self.add(vm, CR)
-        if line.length > 0:
-            self.flush(vm)
-        if self.open == vm.index:
-            self.close()
-        line.clear()
+        terminal = self.lines[vm.index].terminal
+        terminal.resume()
+        terminal.end_sequence()
+        if self.open == vm.index or terminal.is_waiting():
+            self.finish(vm)
+        self.lines[vm.index].clear()
 
     def leave(self, vm):
         """Give the keyboard to somebody else if this VM had it."""
@@ -194,7 +195,7 @@ class Console(object):
                 return
 
     def focus_next(self):
-        """Give the keyboard to the next running VM, if there is one, and say so."""
+        """Give the keyboard to the next running VM, if there is one, say so and show its prompt."""
         now_at = self.focus
         self.focus = NOBODY
         for step in range(1, self.count + 1):
@@ -208,6 +209,14 @@ class Console(object):
         text.write(self.serial, 'keyboard now goes to ')
         self.name(self.vms[self.focus])
         self.end()
+        self.repeat(self.vms[self.focus])
+
+    def repeat(self, vm):
+        """Show all of the VM's unfinished line."""
+        terminal = self.lines[vm.index].terminal
+        if terminal.length > 0:
+            terminal.repeat()
+            self.flush(vm)
 
     def type(self, now):
         """Hand on the keys that have come in."""

@@ -6,6 +6,7 @@ Free frames are handed out from both ends of a region: RAM from its start, in st
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.lib.view import View
+from hypervisor.manager.clock import Clock
 from hypervisor.spec import call, config, layout
 from hypervisor.spec.boot import MAGIC, MANAGER, VERSION
 
@@ -84,6 +85,7 @@ class Box(object):
         self.frames = Frames()
         self.tsc_khz = r_uint(1)
         self.vendor = r_uint(0)
+        self.clock = Clock()
         self.view = View()
 
     def read(self):

@@ -19,7 +19,8 @@ from hypervisor.spec.call import READ, SLOT_MODULE, SLOT_SELF, STATE_ENDED
 from hypervisor.spec.config import MAX_VMS, MODULE_CONFIG
 from hypervisor.spec.vcpu import INSPECT
 
-POLL_MS = 20            # how often the serial port is looked at while VMs run
+POLL_MS = 20            # how often everything is looked at while something is pending, or nobody tells what comes in
+IDLE_MS = 1000          # else
 REFUSED = 2             # the box's status when the configuration is refused
 PAGE = r_uint(layout.TASK_PAGE)
 
@@ -41,6 +42,7 @@ class Manager(object):
         """Does not return."""
         known = self.box.read()
         self.serial.start(self.box.tsc_khz)
+        self.box.clock.read()
         refusal = self.read_config() if known else config.NO_BLOB
         if refusal != config.OK:
             self.refuse(refusal)
@@ -115,9 +117,19 @@ class Manager(object):
         typed = self.serial.poll()
         more = self.serve_all(rdtsc()) or typed
         self.console.type(rdtsc())
-        self.collect(rdtsc() + self.box.tsc_khz * r_uint(POLL_MS), more)
+        self.collect(rdtsc() + self.box.tsc_khz * r_uint(self.nap_ms()), more)
         self.handle_ends()
         self.enforce_limits()
+
+    def nap_ms(self):
+        """How long nothing but a signal needs the manager."""
+        if not self.serial.told:
+            return POLL_MS
+        for n in range(self.count):
+            line = self.console.lines[n]
+            if line.terminal.is_waiting() or line.key_count > 0 or self.vms[n].time_limit != 0:
+                return POLL_MS
+        return IDLE_MS
 
     def serve_all(self, now):
         """Serve each VM. Returns whether one of them has more to do at once."""

@@ -1,4 +1,4 @@
-"""The physical serial port: a 16550 at 0x3f8, through PORT_IN and PORT_OUT.
+"""The physical serial port: a 16550 at 0x3f8, through PORT_IN and PORT_OUT; input is told by its interrupt line.
 
 Output waits for room in WAIT, so that guests run meanwhile; bytes that arrive meanwhile are kept. The signals that such a WAIT
 returns are kept too (`signals`), because WAIT clears them. A port that stays busy for a second counts as broken: its output is dropped.
@@ -9,6 +9,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw.task import rdtsc
 from hypervisor.lib import call
 from hypervisor.lib.text import Sink
+from hypervisor.spec.call import SLOT_PORTS
 
 BASE = 0x3f8
 DATA, DIVISOR_LOW = BASE, BASE                      # with DLAB
@@ -20,7 +21,10 @@ LINE_STATUS = BASE + 5
 
 LINE_8N1, DLAB = 3, 0x80
 FIFO_ENABLE_AND_CLEAR, FIFO_ON = 7, 0xc0
-DTR_RTS = 3
+DTR_RTS_OUT2 = 0xb              # OUT2 lets the interrupt through
+RECEIVED = 1                    # of INTERRUPT_ENABLE
+LINE = 4
+LINE_SIGNAL = r_uint(1 << SLOT_PORTS)
 DATA_READY, TRANSMIT_EMPTY, TRANSMITTER_IDLE = 1, 0x20, 0x40
 NOBODY = 0xff                                       # what an absent port reads as
 
@@ -37,6 +41,8 @@ class Serial(Sink):
         self.depth = 1              # bytes that fit once the transmitter is empty
         self.room = 0
         self.broken = False
+        self.armed = False          # the line will tell the next byte
+        self.told = False           # it has done so once: the machine has such lines
         self.column = 0
         self.pause = r_uint(1)      # ticks between looks at a busy port
         self.patience = r_uint(1)   # ticks until it counts as broken
@@ -46,7 +52,7 @@ class Serial(Sink):
         self.input_count = 0
 
     def start(self, tsc_khz):
-        """115200 baud, 8N1, FIFOs on if there are any, no interrupts."""
+        """115200 baud, 8N1, FIFOs on if there are any, an interrupt for what comes in."""
         self.pause = tsc_khz // r_uint(5) + r_uint(1)
         self.patience = tsc_khz * r_uint(1000)
         self._out(INTERRUPT_ENABLE, 0)
@@ -55,7 +61,8 @@ class Serial(Sink):
         self._out(DIVISOR_HIGH, 0)
         self._out(LINE_CONTROL, LINE_8N1)
         self._out(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR)
-        self._out(MODEM_CONTROL, DTR_RTS)
+        self._out(MODEM_CONTROL, DTR_RTS_OUT2)
+        self._out(INTERRUPT_ENABLE, RECEIVED)
         self.depth = FIFO_BYTES if self._in(INTERRUPT_ID) & FIFO_ON == FIFO_ON else 1
         self.room = 0
 
@@ -101,6 +108,9 @@ class Serial(Sink):
     def wait(self, deadline):
         call.wait(deadline)
         self.signals |= call.value()
+        if call.value() & LINE_SIGNAL != r_uint(0):
+            self.armed = False
+            self.told = True
 
     def take_signals(self):
         """The signals since the last call."""
@@ -124,6 +134,9 @@ class Serial(Sink):
     def poll(self):
         """Take in what has come, at most what the port's own FIFO holds. Returns whether something came: then more may follow soon."""
         before = self.input_count
+        if not self.armed:
+            self.armed = True
+            call.line(LINE)             # before the look: what comes later is told
         for _ in range(FIFO_BYTES):
             status = self.status()
             if status == NOBODY or status & DATA_READY == 0:

@@ -29,6 +29,7 @@ TABLE = [
     (15, 'VCPU_READ', ['vcpu', 'groups'], '0'),
     (16, 'VCPU_INTERRUPT', ['vcpu', 'kind', 'vector'], '0'),
     (17, 'VCPU_APIC', ['vcpu', 'offset', 'write', 'value'], 'value'),
+    (18, 'LINE', ['ports', 'line'], '0'),
 ]
 for _number, _name, _arguments, _value in TABLE:
     globals()[_name] = _number

@@ -33,6 +33,8 @@ MASKED = 1 << 16
 DIVIDE_BY_1 = 0xb
 
 PIC1_COMMAND, PIC1_DATA, PIC2_COMMAND, PIC2_DATA = 0x20, 0x21, 0xa0, 0xa1
-PIC_VECTOR = 0x20               # where the PIC's sixteen lines would come in; all are masked
+PIC_VECTOR = 0x20               # where the PIC's sixteen lines come in; those that nobody has asked for are masked
+PIC_END = 0x60                  # OCW2: a specific end of interrupt; the line in bits 2:0
+LVT_EXTINT = 7 << 8
 PIT_CHANNEL2, PIT_COMMAND, PIT_GATE = 0x42, 0x43, 0x61
 PIT_HZ = 1193182

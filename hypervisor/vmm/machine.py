@@ -21,6 +21,14 @@ from hypervisor.vmm.uart import Uart
 from hypervisor.vmm.vcpu import Vcpu
 
 
+def wall_time(now, tsc_khz):
+    """Unix time in seconds, as the manager knows it."""
+    seconds = boot.word(spec.VMM['WALL_SECONDS'])
+    if seconds == r_uint(0):
+        return r_uint(rtc.START_UNIX)
+    return seconds + (now - boot.word(spec.VMM['WALL_TSC'])) // (tsc_khz * r_uint(1000))
+
+
 class Machine(object):
     def __init__(self):
         self.power = Power()
@@ -51,17 +59,19 @@ class Machine(object):
         self.power.set_restarts(boot.number(spec.VMM['RESTARTS']))
         self.exit_port.set_enabled(boot.number(spec.VMM['FLAGS']) & spec.FLAG_EXIT_PORT != 0)
         self.msrs.set_platform(vendor, tsc_khz)
-        self.paravirtual.set_clock(tsc_khz, task.rdtsc(), r_uint(rtc.START_UNIX))
+        now = task.rdtsc()
+        unix = wall_time(now, tsc_khz)
+        self.paravirtual.set_clock(tsc_khz, now, unix)
         self.cpuid.set_host(vendor, tsc_khz)
         self.emulator.set_physical_bits(self.cpuid.physical_bits())
         self.has_board = pins.are_there()
         if self.has_board:
-            self._use_board(tsc_khz)
+            self._use_board(tsc_khz, now, unix)
 
-    def _use_board(self, tsc_khz):
+    def _use_board(self, tsc_khz, now, unix):
         """The kernel delivers interrupts: the VM is a whole PC."""
         self.bus.set_devices(self.whole, self.board.memory)
-        self.board.start(tsc_khz, self.ram.size)
+        self.board.start(tsc_khz, now, self.ram.size, unix)
         self.ram.use_firmware()
         self.loader.rsdp = acpi.RSDP
 

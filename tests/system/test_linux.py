@@ -44,7 +44,9 @@ class Guests:
         self.box.type('echo "be""gin-%d"; %s; echo "do""ne-%d"\r' % (self.count, command, self.count))
         self._after(at, r'^\[%s\] (?:.*[^"])?done-%d$' % (name, self.count))
         lines = [line[len(name) + 3:] for line in self.box.output[at:].splitlines() if line.startswith('[%s] ' % name)]
-        return '\n'.join(lines).partition('begin-%d\n' % self.count)[2].partition('done-%d' % self.count)[0].strip()
+        whole = '\n'.join(lines)
+        assert 'begin-%d\n' % self.count in whole, self.box.output[at:]
+        return whole.partition('begin-%d\n' % self.count)[2].partition('done-%d' % self.count)[0].strip()
 
     def number(self, name, command):
         return int(self.say(name, command).split()[-1])

@@ -178,6 +178,20 @@ class Uart(object):
         self.present = True
         self.stuck = False
         self.lost = 0
+        self.armed = False          # its interrupt line comes once more
+        self.has_line = True        # False: a machine whose line never comes
+
+    def tell(self):
+        """The interrupt: once, if something has come in and the port was told to say so."""
+        if self.armed and self.has_line and self.present and self.waiting() and self.registers.get(1, 0) & 1 and self.registers.get(4, 0) & 8:
+            self.armed = False
+            self.kernel.manager.signals |= 1 << call.SLOT_PORTS
+
+    def next_line(self):
+        """When the interrupt comes next; None if it does not."""
+        if self.armed and self.has_line and self.read_count < len(self.typed):
+            return self.typed[self.read_count][0]
+        return None
 
     def waiting(self):
         return self.read_count < len(self.typed) and self.typed[self.read_count][0] <= self.kernel.now
@@ -348,6 +362,7 @@ class FakeKernel(object):
 
     def do_wait(self, deadline):
         while True:
+            self.uart.tell()
             if self.current.signals:
                 signals, self.current.signals = self.current.signals, 0
                 return status.OK, signals
@@ -361,6 +376,8 @@ class FakeKernel(object):
         moments = [c.wake for c in self.compartments if c.state == call.STATE_RUNNING and c.script and c.wake > self.now]
         if deadline:
             moments.append(deadline)
+        if self.uart.next_line() is not None and self.uart.next_line() > self.now:
+            moments.append(self.uart.next_line())
         if not moments:
             raise Stuck()
         self.now = max(self.now + 1, min(moments))
@@ -387,6 +404,15 @@ class FakeKernel(object):
         if size not in (1, 2, 4):
             return status.BAD_SIZE
         return status.OK, self.uart.read(port - 0x3f8) if 0x3f8 <= port <= 0x3ff else (1 << 8 * size) - 1
+
+    def do_line(self, slot, line):
+        if self.look(slot, 'ports') is None:
+            return status.BAD_SLOT
+        if line > 15 or line == 2:
+            return status.BAD_RANGE
+        if line == 4:
+            self.uart.armed = True
+        return status.OK
 
     def do_port_out(self, slot, port, size, value):
         if self.look(slot, 'ports') is None:

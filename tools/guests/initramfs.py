@@ -9,7 +9,7 @@ from trouble import Trouble
 HERE = Path(__file__).resolve().parent
 ROOT_FILES = HERE / 'root'
 FOLDERS = ['bin', 'dev', 'proc', 'root', 'sys', 'tmp']
-PROGRAMS = ['init', 'check']
+PROGRAMS = ['init', 'check', 'bench']
 CONSOLE = (5, 1)            # where process 1 talks to before it mounts a /dev
 
 

@@ -36,10 +36,10 @@ class Board(object):
             PowerPorts(self.power_management), self.pci, PvPanic(power)]
         self.memory = [LocalApic(self.ioapic), self.ioapic]
 
-    def start(self, tsc_khz, ram_bytes):
-        """The VM is switched on."""
+    def start(self, tsc_khz, now, ram_bytes, unix):
+        """The VM is switched on at TSC `now`. unix: the time of day, in seconds."""
         self.clock.set_rate(tsc_khz)
-        self.rtc.start(self.clock.now(), ram_bytes)
+        self.rtc.start(now, ram_bytes, unix)
         self.power_management.clear()
 
     def clear(self):

@@ -1,13 +1,14 @@
 """The real-time clock and its battery-backed memory: MC146818, ports 0x70 and 0x71.
 
-The VMM knows no time of day: the clock says 2024-01-01 00:00:00 when the VM starts and counts by the TSC from there; a reset of
-the VM does not touch it. Clock and alarm bytes are kept as the software writes them, in the format of register B, and change
+The clock starts with the time that the manager has read from the machine's own, in UTC, or 2024-01-01 00:00:00 where there is none, and
+counts by the TSC from there; a reset of the VM does not touch it. Clock and alarm bytes are kept as the software writes them, in the format of register B, and change
 when a second ends. The periodic interrupt comes late, and not twice, when the VM was not running.
 Source: Motorola MC146818 data sheet, "Time, Calendar, and Alarm Locations", "Registers", "Update Cycle"; the memory's contents: IBM
 PC/AT Technical Reference, "CMOS RAM Data".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
+from hypervisor.lib.calendar import DAY_SECONDS, UNIX_DAY, day_number, unix_seconds
 from hypervisor.vmm.bus import DONE, Device
 from hypervisor.vmm.device import lines as board
 from hypervisor.vmm.device.agenda import Timed
@@ -33,22 +34,9 @@ PM = 0x80                       # of the hours, in the 12-hour format
 
 UPDATE_US = 2228                # the update-in-progress bit is set for the last 244 + 1984 us of each second
 CRYSTAL = 32768
-DAY_SECONDS, DAY_MINUTES = 86400, 1440
-START = ((2024, 1, 1), 0)       # date; second of the day
+DAY_MINUTES = 1440
+START_UNIX = unix_seconds(2024, 1, 1, 0)        # when nobody knows better
 COPROCESSOR = 0x02              # equipment: no diskette, no display, no keyboard
-
-
-def day_number(year, month, day):
-    """Days of the Gregorian calendar since 0000-03-01. Any int will do: months and days beyond their ends run on."""
-    month -= 3
-    if month < 0:
-        month += 12
-        year -= 1
-    return 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day - 1
-
-
-UNIX_DAY = day_number(1970, 1, 1)
-START_UNIX = (day_number(*START[0]) - UNIX_DAY) * DAY_SECONDS + START[1]       # seconds
 
 
 def to_bcd(value):
@@ -66,15 +54,14 @@ class Rtc(Timed):
         self.second = NEVER             # TSC at which the current second began
         self.period = NEVER             # TSC at which the current period of the periodic interrupt began
 
-    def start(self, now, ram_bytes):
-        """The battery is put in: time and memory as a PC's firmware sets them."""
+    def start(self, now, ram_bytes, unix):
+        """The battery is put in: time and memory as a PC's firmware sets them. unix: the time, in seconds."""
         for n in range(BYTES):
             self.bytes[n] = 0
         self.bytes[A] = A_AT_START
         self.bytes[B] = B_24
-        (year, month, day), second = START
-        self._set_date(day_number(year, month, day))
-        self._set_time(second)
+        self._set_date(UNIX_DAY + intmask(unix) // DAY_SECONDS)
+        self._set_time(intmask(unix) % DAY_SECONDS)
         self._set_memory(ram_bytes)
         self.second = now
         self.period = now
