@@ -11,6 +11,8 @@ from hypervisor.spec.layout import DEVICE_BASE
 
 R0 = r_uint(0)
 CALIBRATION_HZ = 100                    # the PIT measures a hundredth of a second
+CALIBRATIONS = 8
+SHARP = r_uint(2000)                    # good enough: 1 / 2000 of the interval left open
 PATIENCE = r_uint(1000000000)           # TSC ticks before a PIT that never ends is given up
 LONGEST = r_uint(0x7fffffff)            # LAPIC counts
 
@@ -23,6 +25,10 @@ class Timer(object):
         self.window = R0            # hva of the register page
         self.tsc_khz = R0
         self.ratio = R0
+        # One measurement
+        self.ticks = R0
+        self.counted = R0
+        self.blur = R0
 
     def base(self):
         """hpa of the register page."""
@@ -70,27 +76,47 @@ class Timer(object):
             cpu.port_out(r_uint(port), r_uint(1), r_uint(value))
 
     def _calibrate(self):
+        """Measure until one measurement is sharp enough, and take the sharpest: whoever has the processor below may take it away at
+        any moment."""
+        best = ~R0
+        n = 0
+        while n < CALIBRATIONS:
+            self._measure()
+            if self.counted == R0 or self.ticks == R0:
+                return refusal.LAPIC_SILENT
+            if self.blur < best:
+                best = self.blur
+                self.tsc_khz = self.ticks * CALIBRATION_HZ // 1000
+                self.ratio = (self.counted << 20) // self.ticks
+            if best * SHARP < self.ticks:
+                break
+            n += 1
+        return refusal.NONE
+
+    def _measure(self):
+        """One interval of the PIT, in TSC ticks and LAPIC counts. Its start and its end lie somewhere between two readings of the TSC;
+        `blur` is what these leave open."""
         count = lapic.PIT_HZ // CALIBRATION_HZ
         gate = cpu.port_in(r_uint(lapic.PIT_GATE), r_uint(1)) & r_uint(0xfc)
         cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate)
         cpu.port_out(r_uint(lapic.PIT_COMMAND), r_uint(1), r_uint(0xb0))       # channel 2, one-shot
         cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(count & 0xff))
         cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(count >> 8))
+        first = cpu.rdtsc()
         self._write(lapic.INITIAL_COUNT, r_uint(0xffffffff))
-        start = cpu.rdtsc()
         cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate | r_uint(1))      # go
+        start = cpu.rdtsc()
+        before = start
         while cpu.port_in(r_uint(lapic.PIT_GATE), r_uint(1)) & r_uint(0x20) == R0:
-            if cpu.rdtsc() - start > PATIENCE:
+            before = cpu.rdtsc()
+            if before - start > PATIENCE:
                 break
             cpu.pause()
-        ticks = cpu.rdtsc() - start
-        counted = r_uint(0xffffffff) - self._read(lapic.CURRENT_COUNT)
+        self.counted = r_uint(0xffffffff) - self._read(lapic.CURRENT_COUNT)
+        last = cpu.rdtsc()
         self._write(lapic.INITIAL_COUNT, R0)
-        if counted == R0 or ticks == R0:
-            return refusal.LAPIC_SILENT
-        self.tsc_khz = ticks * CALIBRATION_HZ // 1000
-        self.ratio = (counted << 20) // ticks
-        return refusal.NONE
+        self.blur = (start - first) + (last - before)
+        self.ticks = ((last - start) + (before - first)) >> 1
 
     def start(self):
         self._write(lapic.TIMER, r_uint(VECTOR_TIMER))
