@@ -44,12 +44,18 @@ class Lapic(object):
         self.reset(0)
 
     def reset(self, identity):
-        """The state after RESET. identity: the APIC ID, which is the vCPU's number in its VM."""
+        """The state after RESET. identity: the APIC ID, which is the vCPU's number in its VM.
+
+        The first one's pins are open, as a PC's firmware leaves them ("virtual wire mode"): software that knows only the PIC
+        gets its interrupts. Source: Intel MultiProcessor Specification 1.4, "Virtual Wire Mode"."""
         self.identity = identity
         self.base = r_uint(spec.APIC_BASE_RESET | spec.APIC_BASE_ENABLE)
         if identity == 0:
             self.base |= r_uint(spec.APIC_BASE_BSP)
         self.clear()
+        if identity == 0:
+            self.lvt[LINT0] = r_uint(spec.EXTINT << 8)
+            self.lvt[LINT1] = r_uint(spec.NMI << 8)
 
     def clear(self):
         """What RESET, INIT and switching off have in common."""
