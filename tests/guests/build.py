@@ -202,6 +202,14 @@ GUESTS = [
         Run("samples=20", bare=False, expect=[r"^bench: nop minimum \d+ ", r"^bench: \d+ rows, tsc \d+$"])]),
 ]
 
+# Guests that check a PC against the manuals. They have no runs here: tests/system/test_conformance.py compares what they report
+# on a bare PC with what they report under Bulkhead.
+IRQ = ("common/report.c", "common/irq.c", "common/irq_entry.S", "common/board.c")
+CONFORMANCE = [
+    _guest("pc", 64, "the board: PIC, PIT, RTC, COM1, ACPI, PCI", [], *IRQ),
+]
+GUESTS += CONFORMANCE
+
 BY_NAME = {guest.name: guest for guest in GUESTS}
 
 CFLAGS = ["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-ffreestanding", "-fno-pic", "-no-pie",
