@@ -20,6 +20,7 @@ LEAVES = r_uint(CPUID_LEAVES)
 ASK = r_uint(CPUID_ASK - CPUID_TABLE)
 CLASS_HYPERVISOR, CLASS_EXTENDED, CLASS_OWN = [r_uint(first) for first in CPUID_CLASSES[1:]]
 OSXSAVE = r_uint(1 << 27)               # CPUID leaf 1 ECX: what the guest has set in CR4
+APIC = r_uint(1 << 9)                   # CPUID leaf 1 EDX: what the guest has left on in APIC_BASE
 UNKNOWN_HYPERCALL = ~r_uint(0)
 
 
@@ -114,11 +115,14 @@ def cpuid(vcpu):
         return
     slot = vcpu.cpuid + (r_uint(group) * LEAVES + index) * 16
     ecx = memory.load32(slot + 8)
+    edx = memory.load32(slot + 12)
     if leaf == r_uint(1):
+        if not vcpu.apic.is_enabled():
+            edx &= ~APIC
         ecx &= ~OSXSAVE
         if switcher.vendor.get(vcpu, fields.CR4) & r_uint(bits.CR4_OSXSAVE) != R0:
             ecx |= OSXSAVE
-    cpuid_result(vcpu, memory.load32(slot), memory.load32(slot + 4), ecx, memory.load32(slot + 12))
+    cpuid_result(vcpu, memory.load32(slot), memory.load32(slot + 4), ecx, edx)
 
 
 def cpuid_result(vcpu, eax, ebx, ecx, edx):
