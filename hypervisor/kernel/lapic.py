@@ -53,6 +53,8 @@ class Lapic(object):
         if identity == 0:
             self.base |= r_uint(spec.APIC_BASE_BSP)
         self.clear()
+        self.extint = False             # the PIC's INT pin
+        self.nmi = False                # an NMI is waiting
         if identity == 0:
             self.lvt[LINT0] = r_uint(spec.EXTINT << 8)
             self.lvt[LINT1] = r_uint(spec.NMI << 8)
@@ -81,8 +83,6 @@ class Lapic(object):
         self.initial = R0
         self.started = R0               # TSC when the timer was started
         self.deadline = R0              # TSC when it fires next
-        self.extint = False             # the PIC's INT pin
-        self.nmi = False                # an NMI is waiting
 
     # Modes
 
