@@ -12,7 +12,7 @@ LOW32 = r_uint(0xffffffff)
 WORDS = 4                               # 256 vectors in 64-bit words
 NONE = -1
 LVTS = [spec.CMCI, spec.TIMER, spec.THERMAL, spec.PERFORMANCE, spec.LINT0, spec.LINT1, spec.ERROR]
-TIMER, LINT0, LINT1 = LVTS.index(spec.TIMER), LVTS.index(spec.LINT0), LVTS.index(spec.LINT1)
+TIMER, LINT0, LINT1, ERROR = LVTS.index(spec.TIMER), LVTS.index(spec.LINT0), LVTS.index(spec.LINT1), LVTS.index(spec.ERROR)
 # The bits of each LVT register that can be written
 LVT_WRITABLE = [r_uint(bits) for bits in (0x107ff, 0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff)]
 REGISTER_INDEX = [LVTS.index(offset << 4) if offset << 4 in LVTS else NONE for offset in range(0x40)]
@@ -155,10 +155,20 @@ class Lapic(object):
     def request(self, vector, level):
         """An interrupt message arrives. Vectors below 16 are errors."""
         if vector < 16:
-            self.esr_pending |= r_uint(spec.ESR_ILLEGAL_RECEIVED)
-            return
-        if not self.software_enabled():
-            return
+            self.error(spec.ESR_ILLEGAL_RECEIVED)
+        elif self.software_enabled():
+            self.accept(vector, level)
+
+    def error(self, which):
+        """An error was found. The first since ESR was written raises the error entry's interrupt."""
+        first = self.esr_pending == R0
+        self.esr_pending |= r_uint(which)
+        vector = intmask(self.lvt[ERROR] & r_uint(0xff))
+        if first and self.lvt[ERROR] & MASKED == R0 and vector >= 16:
+            self.accept(vector, False)
+
+    def accept(self, vector, level):
+        """Into IRR. vector: 16 to 255."""
         word = (vector >> 6) & 3
         bit = R1 << (vector & 63)
         self.irr[word] |= bit
@@ -310,7 +320,7 @@ class Lapic(object):
             if self.initial != R0 and self.deadline != R0:
                 self.start_timer(now)
         else:
-            self.esr_pending |= r_uint(spec.ESR_ILLEGAL_REGISTER)
+            self.error(spec.ESR_ILLEGAL_REGISTER)
 
     def write_lvt(self, index, value, now):
         value &= LVT_WRITABLE[index]
