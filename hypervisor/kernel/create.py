@@ -159,6 +159,7 @@ def reset_vcpu(vcpu):
     vcpu.halted = False
     vcpu.attention = False
     vcpu.nmi_blocked = False
+    vcpu.stepping = 0
     vcpu.apic.reset(vcpu.index)
     vcpu.flush = True
     vcpu.ticks = R0

@@ -25,14 +25,15 @@ def prepare(vcpu):
     vendor = switcher.vendor
     apic = vcpu.apic
     vcpu.attention = False
-    if apic.nmi and vcpu.event == R0 and vendor.nmi_possible(vcpu):
-        apic.nmi = False
-        vendor.deliver_nmi(vcpu)
+    if apic.nmi:
+        if vendor.nmi_possible(vcpu):
+            apic.nmi = False
+            vendor.deliver_nmi(vcpu)
+        else:
+            vendor.open_nmi_window(vcpu)
     vector = apic.pending()
     extint = vector < 0 and apic.accepts_extint()
     if vector < 0 and not extint:
-        if apic.nmi:
-            vendor.open_window(vcpu)
         return True
     if vcpu.event != R0 or not vendor.interruptible(vcpu):
         vendor.open_window(vcpu)

@@ -45,7 +45,11 @@ for _name, _kind in [('INTR', kinds.INTERRUPT), ('NMI', kinds.NMI), ('SMI', kind
     KIND[getattr(svm, 'EXIT_' + _name)] = _kind
 for _name, _length in svm.LENGTHS:
     LENGTH[getattr(svm, 'EXIT_' + _name)] = _length
+KIND[svm.EXIT_EXCEPTION + bits.VECTOR_DB] = kinds.WINDOW    # only while one instruction is stepped over
 KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own handler has seen it
+EXIT_DEBUG = r_uint(svm.EXIT_EXCEPTION + bits.VECTOR_DB)
+DR6_CONDITIONS = r_uint(0xf)
+STEP_NONE, STEP_IRET, STEP_OTHER = range(3)
 SOFTWARE_EXCEPTIONS = r_uint(1 << bits.VECTOR_BP | 1 << bits.VECTOR_OF)
 INTERCEPT_ALL = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name not in svm.NOT_ALWAYS))
 INTERCEPT_VINTR = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'VINTR'))
@@ -299,8 +303,46 @@ class Svm(Vendor):
         memory.store64(vcpu.control + VMCB['V_INTR'], r_uint(svm.V_INTR_MASKING))
         self.set_intercepts(vcpu, R0, INTERCEPT_VINTR)
         if vcpu.exit_code == r_uint(svm.EXIT_IRET):
-            vcpu.nmi_blocked = False
             self.set_intercepts(vcpu, R0, INTERCEPT_IRET)
+            self.step(vcpu, STEP_IRET)
+        elif vcpu.exit_code == EXIT_DEBUG:
+            self.end_step(vcpu)
+
+    def open_nmi_window(self, vcpu):
+        """A blocked NMI waits for the exit at IRET, and a shadow is stepped over. While an event is being delivered, the next exit will do."""
+        if vcpu.event != R0:
+            vcpu.attention = True
+        elif not vcpu.nmi_blocked:
+            self.step(vcpu, STEP_OTHER)
+
+    def step(self, vcpu, what):
+        """Exit after one instruction: SVM exits before an IRET, and what blocks NMIs ends behind it.
+
+        RFLAGS.TF is the means. If the instruction faults, its handler returns to it with TF set, and the exit comes then.
+        """
+        vmcb = vcpu.control
+        if vcpu.stepping != STEP_NONE:
+            return
+        rflags = memory.load64(vmcb + VMCB['RFLAGS'])
+        vcpu.stepping = what
+        vcpu.traced = rflags & r_uint(bits.RFLAGS_TF) != R0
+        vcpu.step_dr6 = memory.load64(vmcb + VMCB['DR6'])
+        memory.store64(vmcb + VMCB['RFLAGS'], rflags | r_uint(bits.RFLAGS_TF))
+        memory.store32(vmcb + VMCB['INTERCEPT_EXCEPTION'], r_uint(1 << bits.VECTOR_MC | 1 << bits.VECTOR_DB))
+
+    def end_step(self, vcpu):
+        """The step's own #DB goes no further; one that the guest would have had is delivered."""
+        vmcb = vcpu.control
+        conditions = memory.load64(vmcb + VMCB['DR6']) & DR6_CONDITIONS
+        memory.store32(vmcb + VMCB['INTERCEPT_EXCEPTION'], r_uint(1 << bits.VECTOR_MC))
+        if vcpu.stepping == STEP_OTHER and not vcpu.traced:         # IRET has brought flags of its own
+            memory.store64(vmcb + VMCB['RFLAGS'], memory.load64(vmcb + VMCB['RFLAGS']) & ~r_uint(bits.RFLAGS_TF))
+        vcpu.stepping = STEP_NONE
+        vcpu.nmi_blocked = False
+        if vcpu.traced or conditions != R0:
+            self.inject(vcpu, bits.VECTOR_DB, R0)
+        else:
+            memory.store64(vmcb + VMCB['DR6'], vcpu.step_dr6)
 
     def set_intercepts(self, vcpu, more, less):
         at = vcpu.control + VMCB['INTERCEPT_1']

@@ -27,7 +27,10 @@ class Vcpu(Context):
         self.halted = False         # sleeps in HLT until its APIC has something for it
         self.attention = False      # its APIC may have something for it: look before the next entry
         self.apic = Lapic()
-        self.nmi_blocked = False    # SVM only: an NMI was delivered and no IRET has come since
+        self.nmi_blocked = False    # SVM only: an NMI was delivered and no IRET has ended since
+        self.stepping = 0           # SVM only: the kernel has set TF, to exit after one instruction
+        self.traced = False         # the guest had it set itself
+        self.step_dr6 = R0          # the guest's DR6 until then
         self.flush = False          # nested translations must be dropped before the next entry
         # Memory
         self.area = R0              # hva of the register area (spec/context.py AREA)

@@ -76,6 +76,9 @@ class Vendor(object):
     def deliver_nmi(self, vcpu):
         """Queue an NMI for the next entry."""
 
+    def open_nmi_window(self, vcpu):
+        """Exit with kind WINDOW as soon as the guest can take an NMI. The caller has asked `nmi_possible`, in vain."""
+
     def open_window(self, vcpu):
         """Exit with kind WINDOW as soon as the guest can take an external interrupt."""
 

@@ -157,17 +157,27 @@ class Vmx(Vendor):
     def deliver_nmi(self, vcpu):
         vcpu.event = r_uint(vmx.INTERRUPTION_VALID | vmx.TYPE_NMI << vmx.INTERRUPTION_TYPE_SHIFT | bits.VECTOR_NMI)
 
+    def open_nmi_window(self, vcpu):
+        """Source: SDM, "NMI-Window Exiting"; it needs virtual NMIs. Without them an NMI waits for some other exit."""
+        if setup.pin & r_uint(vmx.PIN_VIRTUAL_NMIS) != R0:
+            self.set_primary(vcpu, vmx.PRIMARY_NMI_WINDOW, 0)
+        else:
+            vcpu.attention = True
+
     def open_window(self, vcpu):
+        self.set_primary(vcpu, vmx.PRIMARY_INTERRUPT_WINDOW, 0)
+
+    def set_primary(self, vcpu, more, less):
         self.make_current(vcpu)
         controls = hw.vmread(r_uint(vmx.PRIMARY_CONTROLS))
-        hw.vmwrite(r_uint(vmx.PRIMARY_CONTROLS), controls | r_uint(vmx.PRIMARY_INTERRUPT_WINDOW))
+        hw.vmwrite(r_uint(vmx.PRIMARY_CONTROLS), (controls | r_uint(more)) & ~r_uint(less))
 
     def close_window(self, vcpu):
         """WINDOW exits of other reasons (the preemption timer, #DB and #AC) leave a window open."""
-        self.make_current(vcpu)
         if vcpu.exit_code == r_uint(vmx.REASON_INTERRUPT_WINDOW):
-            controls = hw.vmread(r_uint(vmx.PRIMARY_CONTROLS))
-            hw.vmwrite(r_uint(vmx.PRIMARY_CONTROLS), controls & ~r_uint(vmx.PRIMARY_INTERRUPT_WINDOW))
+            self.set_primary(vcpu, 0, vmx.PRIMARY_INTERRUPT_WINDOW)
+        elif vcpu.exit_code == r_uint(vmx.REASON_NMI_WINDOW):
+            self.set_primary(vcpu, 0, vmx.PRIMARY_NMI_WINDOW)
 
     def switch(self, old, new):
         """SYSCALL's MSRs and KERNEL_GS_BASE: EFER.SCE is off outside of guests, and nothing but guests uses SWAPGS."""
