@@ -25,6 +25,7 @@ def prepare(vcpu):
     vendor = switcher.vendor
     apic = vcpu.apic
     vcpu.attention = False
+    vendor.set_task_priority(vcpu, apic.is_held_by_tpr())
     if apic.nmi:
         if vendor.nmi_possible(vcpu):
             apic.nmi = False

@@ -143,6 +143,13 @@ class Lapic(object):
             return NONE
         return vector
 
+    def is_held_by_tpr(self):
+        """Is there a request that nothing but TPR holds back?"""
+        if not self.software_enabled():
+            return False
+        vector = self.highest(self.irr)
+        return vector >= 0 and vector >> 4 > self.highest(self.isr) >> 4 and r_uint(vector) >> 4 <= self.tpr >> 4
+
     def accepts_extint(self):
         """Does the PIC's pin reach the processor? Through LINT0 as ExtINT, or straight when the APIC is off."""
         if not self.extint:

@@ -45,6 +45,7 @@ for _name, _kind in [('INTR', kinds.INTERRUPT), ('NMI', kinds.NMI), ('SMI', kind
     KIND[getattr(svm, 'EXIT_' + _name)] = _kind
 for _name, _length in svm.LENGTHS:
     LENGTH[getattr(svm, 'EXIT_' + _name)] = _length
+KIND[svm.EXIT_WRITE_CR8] = kinds.WINDOW                     # only while TPR holds something back
 KIND[svm.EXIT_EXCEPTION + bits.VECTOR_DB] = kinds.WINDOW    # only while one instruction is stepped over
 KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own handler has seen it
 EXIT_DEBUG = r_uint(svm.EXIT_EXCEPTION + bits.VECTOR_DB)
@@ -147,6 +148,10 @@ class Svm(Vendor):
             vcpu.flush = False
         else:
             hw.run(vcpu.area, vmcb, vcpu.control_hpa, self.host)
+        priority = memory.load64(vmcb + VMCB['V_INTR']) & r_uint(svm.V_TPR)
+        if priority != vcpu.apic.tpr >> 4:
+            vcpu.apic.tpr = priority << 4           # a MOV to CR8 that did not exit
+            vcpu.attention = True
         interrupted = memory.load64(vmcb + VMCB['EXITINTINFO'])
         if interrupted & r_uint(svm.EVENT_VALID) != R0:
             self.keep_event(vcpu, interrupted)
@@ -296,15 +301,31 @@ class Svm(Vendor):
 
     def open_window(self, vcpu):
         """A virtual interrupt of any vector exits before it is taken. Source: APM Vol. 2, "Virtual Interrupts"."""
-        memory.store64(vcpu.control + VMCB['V_INTR'], r_uint(svm.V_INTR_MASKING | svm.V_IRQ | svm.V_IGNORE_TPR))
+        self.virtual_interrupt(vcpu, r_uint(svm.V_IRQ | svm.V_IGNORE_TPR))
         self.set_intercepts(vcpu, INTERCEPT_VINTR, R0)
 
+    def virtual_interrupt(self, vcpu, what):
+        memory.store64(vcpu.control + VMCB['V_INTR'], r_uint(svm.V_INTR_MASKING) | what | vcpu.apic.tpr >> 4)
+
+    def set_task_priority(self, vcpu, held):
+        """CR8 is in the VMCB, and a MOV to it exits only while it holds something back: then it is stepped over.
+        (A virtual interrupt with a priority would do, but QEMU takes one of CR8's own class for higher.)"""
+        vmcb = vcpu.control
+        old = memory.load64(vmcb + VMCB['V_INTR'])
+        memory.store64(vmcb + VMCB['V_INTR'], (old & ~r_uint(svm.V_TPR)) | vcpu.apic.tpr >> 4)
+        wanted = R0
+        if held and vcpu.stepping == STEP_NONE:
+            wanted = r_uint(svm.INTERCEPT_WRITE_CR8)
+        memory.store32(vmcb + VMCB['INTERCEPT_CR'], wanted)
+
     def close_window(self, vcpu):
-        memory.store64(vcpu.control + VMCB['V_INTR'], r_uint(svm.V_INTR_MASKING))
+        self.virtual_interrupt(vcpu, R0)
         self.set_intercepts(vcpu, R0, INTERCEPT_VINTR)
         if vcpu.exit_code == r_uint(svm.EXIT_IRET):
             self.set_intercepts(vcpu, R0, INTERCEPT_IRET)
             self.step(vcpu, STEP_IRET)
+        elif vcpu.exit_code == r_uint(svm.EXIT_WRITE_CR8):
+            self.step(vcpu, STEP_OTHER)
         elif vcpu.exit_code == EXIT_DEBUG:
             self.end_step(vcpu)
 
@@ -337,8 +358,9 @@ class Svm(Vendor):
         memory.store32(vmcb + VMCB['INTERCEPT_EXCEPTION'], r_uint(1 << bits.VECTOR_MC))
         if vcpu.stepping == STEP_OTHER and not vcpu.traced:         # IRET has brought flags of its own
             memory.store64(vmcb + VMCB['RFLAGS'], memory.load64(vmcb + VMCB['RFLAGS']) & ~r_uint(bits.RFLAGS_TF))
+        if vcpu.stepping == STEP_IRET:
+            vcpu.nmi_blocked = False
         vcpu.stepping = STEP_NONE
-        vcpu.nmi_blocked = False
         if vcpu.traced or conditions != R0:
             self.inject(vcpu, bits.VECTOR_DB, R0)
         else:

@@ -82,6 +82,9 @@ class Vendor(object):
     def open_window(self, vcpu):
         """Exit with kind WINDOW as soon as the guest can take an external interrupt."""
 
+    def set_task_priority(self, vcpu, held):
+        """The guest's TPR may have changed. held: it alone holds a request back, and the guest must exit when it writes CR8."""
+
     def close_window(self, vcpu):
         """Take that wish back."""
 

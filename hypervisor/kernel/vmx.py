@@ -21,7 +21,6 @@ R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
 NOTHING_CURRENT = ~R0
 CR2 = AREA['CR2']
-CR8 = vmx.PRIVATE['CR8']
 PRESENT = r_uint(0x80)                  # of a segment's attributes
 CS_LONG = r_uint(1 << 9)
 CR0_CD, CR0_NW, CR0_PE, CR0_PG = [r_uint(bit) for bit in (bits.CR0_CD, bits.CR0_NW, bits.CR0_PE, bits.CR0_PG)]
@@ -67,7 +66,6 @@ class Vmx(Vendor):
         vcpu.tag = r_uint(vcpu.number + 1)
         memory.store32(vcpu.control, setup.revision)
         memory.store64(vcpu.area + vmx.PRIVATE['LAUNCHED'], R0)
-        memory.store64(vcpu.area + CR8, R0)
         memory.store64(vcpu.area + CR2, R0)
         hw.vmclear(vcpu.control_hpa)
         self.make_current(vcpu)
@@ -289,13 +287,14 @@ def retry_cr4(value):
 
 
 def move_cr8(vcpu, access, index):
-    """The guest's own task priority. The real one is the local APIC's, which is the kernel's."""
+    """The upper half of the guest's TPR. The real one is the local APIC's, which is the kernel's."""
     if access == r_uint(vmx.ACCESS_TO):
         value = vmx_exit.register(vcpu, index)
         if value > r_uint(15):
             return False
-        memory.store64(vcpu.area + CR8, value)
+        vcpu.apic.tpr = value << 4
+        vcpu.wake_for_interrupt()
     else:
-        vmx_exit.set_register(vcpu, index, memory.load64(vcpu.area + CR8))
+        vmx_exit.set_register(vcpu, index, vcpu.apic.tpr >> 4)
     vmx_exit.advance(vcpu)
     return True

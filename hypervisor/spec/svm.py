@@ -23,6 +23,8 @@ SAVE = [
 VMCB = dict((name, offset) for name, offset, _ in CONTROL + SAVE)
 
 V_IRQ, V_IGNORE_TPR, V_INTR_MASKING = 1 << 8, 1 << 20, 1 << 24
+V_TPR = 0xf                           # the guest's CR8
+INTERCEPT_WRITE_CR8 = 1 << 24         # of INTERCEPT_CR
 NOT_ALWAYS = ['VINTR', 'IRET']        # intercepts that are on only while they are wanted
 
 # INTERCEPT_1 and INTERCEPT_2 together: bit n of the one, bit 32 + n of the other. kind: hypervisor/spec/exit.py.
@@ -36,6 +38,7 @@ INTERCEPTS = [
 ]
 for _bit, _name, _code in INTERCEPTS:
     globals()['EXIT_' + _name] = _code
+EXIT_WRITE_CR8 = 0x18
 EXIT_EXCEPTION = 0x40
 EXIT_NPF = 0x400
 EXIT_INVALID_LOW = 0xffffffff       # VMEXIT_INVALID is -1; some emulators keep only its low half

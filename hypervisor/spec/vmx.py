@@ -173,8 +173,7 @@ MSR_BITMAP_READ_LOW, MSR_BITMAP_READ_HIGH, MSR_BITMAP_WRITE_LOW, MSR_BITMAP_WRIT
 
 # -- the run stub's own words, behind the register area in a vCPU's private page ----------------------------------------------
 PRIVATE = offsets(['HOST_STACK',        # RSP of the kernel while the guest runs
-                   'LAUNCHED',          # 0 until the first VMLAUNCH
-                   'CR8'],              # the guest's, four bits
+                   'LAUNCHED'],         # 0 until the first VMLAUNCH
                   AREA['END'])
 assert PRIVATE_AREA + PRIVATE['END'] <= PRIVATE_CPUID
 # The stub pops the registers off the area and pushes them back: the area must begin with them, in this order.

@@ -35,6 +35,7 @@ FINISHED = {0x60: None, 0x61: None, 0x62: None, 0x76: 'advance', 0x89: 'advance'
 REFUSED = [0x7a, 0x80, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x8a, 0x8b, 0x8c, 0x73, 0x8e, 0x6f]                      # #UD: features that guests do not get
 LIMITS = [0x7d, 0x7e]                                                                                               # TASK_SWITCH, FERR_FREEZE
 DELIVERED = {0x78: kinds.HLT, 0x7f: kinds.SHUTDOWN, 0x7b: kinds.IO, 0x7c: kinds.MSR_READ, 0x400: kinds.MEMORY}
+WINDOWS = [0x18, 0x41, 0x64, 0x74]                        # MOV to CR8, #DB, VINTR, IRET: what the kernel itself waits for
 codes = st.one_of(st.integers(0, 0xff), st.integers(0x60, 0x90), st.sampled_from([0x400, 0x401, 0x402, 0x403, (1 << 64) - 1, 0xffffffff, 1 << 32 | 0x72] + EDGES), values)
 
 
@@ -76,13 +77,15 @@ def test_any_exit_is_finished_delivered_or_the_end(fresh, code, info1, info2, ri
         assert exit_field(box, VM, 'KIND') == DELIVERED[code] and exit_field(box, VM, 'RIP') == rip
     elif code in REFUSED:
         assert event == 0x80000300 | UD and c.vcpus[0].ready
+    elif code in WINDOWS:
+        assert c.vcpus[0].ready and not c.vcpus[0].outstanding
     elif code in FINISHED:
         assert c.vcpus[0].ready and not c.vcpus[0].outstanding
         assert block_of(box, VM).get('RIP') == (nrip if FINISHED[code] else rip)
         assert event == (interrupted if repeated(interrupted) else 0)
     else:
         assert (c.state, c.how, int(c.detail)) == (call.STATE_ENDED, ending.EXIT_UNKNOWN, code)
-    if c.state == call.STATE_RUNNING:
+    if c.state == call.STATE_RUNNING and code not in WINDOWS:
         same = bytearray(control_area(box, VM))
         for name in ('EXITCODE', 'EXITINFO1', 'EXITINFO2', 'EXITINTINFO', 'NRIP', 'EVENTINJ'):
             same[svm.VMCB[name]:svm.VMCB[name] + 8] = control[svm.VMCB[name]:svm.VMCB[name] + 8]

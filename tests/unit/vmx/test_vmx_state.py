@@ -146,9 +146,11 @@ def test_mce_is_believed(core, vcpu):
     assert core.fields(vcpu)[vmx.GUEST_RIP] == 0x1000
 
 
-def test_cr8_is_the_guests_own(core, vcpu):
+def test_cr8_is_the_tpr_of_the_guests_apic(core, vcpu):
     assert move_to(core, vcpu, 8, 9)
     assert core.fields(vcpu)[vmx.GUEST_RIP] == 0x1003
+    assert vcpu.apic.tpr == 0x90 and vcpu.attention
+    vcpu.apic.tpr = r_uint(0x97)
     assert move_to(core, vcpu, 8, 0, 'RDX', vmx.ACCESS_FROM)
     assert vcpu.gpr(AREA['RDX']) == 9
     assert move_to(core, vcpu, 8, 0, 'RSP', vmx.ACCESS_FROM)
@@ -240,12 +242,11 @@ def test_switch_exchanges_the_syscall_registers(core):
 
 def test_a_new_vcpu_in_a_used_area_begins_unlaunched(core):
     vcpu = core.vcpu(0)
-    for name in ('LAUNCHED', 'CR8'):
-        memory.store64(vcpu.area + vmx.PRIVATE[name], r_uint(5))
+    memory.store64(vcpu.area + vmx.PRIVATE['LAUNCHED'], r_uint(5))
     memory.store64(vcpu.area + AREA['CR2'], r_uint(5))
     vcpu.pat = r_uint(0)
     core.vendor.release(vcpu)
     assert core.vendor.create(vcpu) == 0
     assert memory.load32(vcpu.control) == 0x12, 'the revision identifier of IA32_VMX_BASIC'
     assert vcpu.pat == bits.PAT_RESET and get(core, vcpu, 'CR2') == 0
-    assert [memory.load64(vcpu.area + vmx.PRIVATE[name]) for name in ('LAUNCHED', 'CR8')] == [0, 0]
+    assert memory.load64(vcpu.area + vmx.PRIVATE['LAUNCHED']) == 0
