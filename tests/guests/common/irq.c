@@ -24,15 +24,20 @@ void irq_forget(void)
     irq_orders = 0;
 }
 
-void irq_init(void)
+void irq_take(int vector)
 {
     extern char irq_entries[];
+    u64 at = (word)irq_entries + 16 * vector;
+    idt[vector] = (struct gate){ .low = at, .middle = at >> 16, .high = at >> 32, .selector = CODE64, .type = 0x8e };
+}
+
+void irq_init(void)
+{
     struct { u16 limit; u64 base; } __attribute__((packed)) old, new = { sizeof idt - 1, (word)idt };
     asm volatile("sidt %0" : "=m"(old));
     memcpy(idt, (void *)old.base, 32 * sizeof idt[0]);
-    for (int n = 2; n < 256; n = n == 2 ? 32 : n + 1) {
-        u64 at = (word)irq_entries + 16 * n;
-        idt[n] = (struct gate){ .low = at, .middle = at >> 16, .high = at >> 32, .selector = CODE64, .type = 0x8e };
-    }
+    irq_take(2);
+    for (int n = 32; n < 256; n++)
+        irq_take(n);
     asm volatile("lidt %0" :: "m"(new));
 }
