@@ -15,7 +15,7 @@ from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import answer as rules
 from hypervisor.spec.cpu import VECTORS
-from hypervisor.spec.vcpu import ACTIONS, ANSWER, COMPLETE, EXIT, GROUPS, INJECT, RESUME
+from hypervisor.spec.vcpu import ACTIONS, ANSWER, COMPLETE, EXIT, GROUP_FLOW, GROUPS, INJECT, RESUME
 
 R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
@@ -85,7 +85,10 @@ def take_answer(vcpu):
             return rule
     if dirty == R0:
         return 0
-    return state.apply(vcpu, dirty)
+    rule = state.apply(vcpu, dirty)
+    if rule == 0 and action == r_uint(RESUME) and dirty & r_uint(GROUP_FLOW) != R0:
+        switcher.vendor.trace(vcpu)     # the VMM has emulated an instruction
+    return rule
 
 
 def complete(vcpu, page):

@@ -49,7 +49,7 @@ KIND[svm.EXIT_WRITE_CR8] = kinds.WINDOW                     # only while TPR hol
 KIND[svm.EXIT_EXCEPTION + bits.VECTOR_DB] = kinds.WINDOW    # only while one instruction is stepped over
 KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own handler has seen it
 EXIT_DEBUG = r_uint(svm.EXIT_EXCEPTION + bits.VECTOR_DB)
-DR6_CONDITIONS = r_uint(0xf)
+DR6_CONDITIONS, DR6_BS = r_uint(0xf), r_uint(1 << 14)
 STEP_NONE, STEP_IRET, STEP_OTHER = range(3)
 SOFTWARE_EXCEPTIONS = r_uint(1 << bits.VECTOR_BP | 1 << bits.VECTOR_OF)
 INTERCEPT_ALL = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name not in svm.NOT_ALWAYS))
@@ -234,6 +234,22 @@ class Svm(Vendor):
             rip = memory.load64(vmcb + VMCB['RIP']) + vcpu.exit_length
         memory.store64(vmcb + VMCB['RIP'], rip)
         memory.store64(vmcb + VMCB['INTERRUPT_SHADOW'], R0)
+        self.trace(vcpu)
+
+    def trace(self, vcpu):
+        """Source: APM Vol. 2, "Single Stepping", "EFLAGS Register: Resume Flag"."""
+        vmcb = vcpu.control
+        rflags = memory.load64(vmcb + VMCB['RFLAGS'])
+        if rflags & r_uint(bits.RFLAGS_TF | bits.RFLAGS_RF) == R0:
+            return
+        memory.store64(vmcb + VMCB['RFLAGS'], rflags & ~r_uint(bits.RFLAGS_RF))
+        if rflags & r_uint(bits.RFLAGS_TF) != R0:
+            memory.store64(vmcb + VMCB['DR6'], memory.load64(vmcb + VMCB['DR6']) | DR6_BS)
+            if vcpu.stepping == STEP_NONE:
+                self.inject(vcpu, bits.VECTOR_DB, R0)
+            else:
+                self.end_step(vcpu)
+                vcpu.attention = True
 
     def get(self, vcpu, field):
         at = vcpu.control + OFFSETS[field]

@@ -51,6 +51,9 @@ class Vendor(object):
     def advance(self, vcpu):
         """Step over the instruction of the exit (exit_length bytes), and end an interrupt shadow."""
 
+    def trace(self, vcpu):
+        """An instruction was executed for the guest: RF falls, and with TF set its trap comes. `advance` does this itself."""
+
     def get(self, vcpu, field):
         """A state field (hypervisor/spec/state.py), as in the vCPU page. Unsigned."""
         return R0

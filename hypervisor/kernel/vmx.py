@@ -97,6 +97,10 @@ class Vmx(Vendor):
         self.make_current(vcpu)
         vmx_exit.advance(vcpu)
 
+    def trace(self, vcpu):
+        self.make_current(vcpu)
+        vmx_exit.trace()
+
     def get(self, vcpu, field):
         self.make_current(vcpu)
         how = HOW[field]

@@ -171,6 +171,10 @@ def advance(vcpu):
     trap. Source: SDM Vol. 3B, "Single-Step Exception Condition"."""
     hw.vmwrite(r_uint(vmx.GUEST_RIP), hw.vmread(r_uint(vmx.GUEST_RIP)) + vcpu.exit_length)
     end_shadow()
+    trace()
+
+
+def trace():
     rflags = hw.vmread(r_uint(vmx.GUEST_RFLAGS))
     if rflags & r_uint(bits.RFLAGS_TF | bits.RFLAGS_RF) != R0:
         advance_traced(rflags)
