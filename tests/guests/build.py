@@ -208,6 +208,7 @@ IRQ = ("common/report.c", "common/irq.c", "common/irq_entry.S", "common/board.c"
 CONFORMANCE = [
     _guest("pc", 64, "the board: PIC, PIT, RTC, COM1, ACPI, PCI", [], *IRQ),
     _guest("pcapic", 64, "its APICs, NMI and interrupt shadows", [], *IRQ),
+    _guest("exceptions", 64, "single steps, breakpoints, gates, IRET, SYSCALL, SYSENTER", [], *IRQ),
 ]
 GUESTS += CONFORMANCE
 

@@ -21,7 +21,7 @@ LINE = re.compile(r'(.+: .+): (ok|WRONG|not offered|[0-9a-f]+)')
 
 @dataclass(frozen=True)
 class Difference:
-    """what: the line without its result, * and ? stand for others. where: "bare", "qemu" or "bochs" (under Bulkhead there).
+    """what: the line without its result, * and ? stand for others. where: some of "bare", "qemu" and "bochs" (under Bulkhead there).
     result: what it may say there instead of `ok`, or of what it says on the bare PC."""
     what: str
     where: str
@@ -29,6 +29,7 @@ class Difference:
     why: str
 
 
+TCG = 'bare qemu'
 DIFFERENCES = [
     Difference('pit: a new mode has no count yet', 'bare', 'WRONG', "QEMU's 8254 has no null-count bit"),
     Difference('pit: channel 2 stands while its gate is closed', 'bare', 'WRONG', "QEMU's gate does nothing in mode 0"),
@@ -37,8 +38,15 @@ DIFFERENCES = [
     Difference('apic-errors: the error entry interrupts', 'bare', 'WRONG', 'nor interrupts'),
     Difference('software-disabled: the LVT entries are masked', 'bare', 'WRONG', 'QEMU masks none'),
     Difference('software-disabled: and stay so', 'bare', 'WRONG', 'QEMU masks none'),
-    Difference('com1: interrupts that loop-back lets through to line 4', '*', '0',
+    Difference('com1: interrupts that loop-back lets through to line 4', 'qemu bochs', '0',
                'in loop-back OUT2 is cut off from the line; QEMU has no OUT2 gate, and interrupts once'),
+    Difference('debug: DR7.GD guards the debug registers', TCG, 'WRONG', 'TCG knows no DR7.GD'),
+    Difference('debug: and is off in the handler', TCG, 'WRONG', 'TCG knows no DR7.GD'),
+    Difference('debug: an I/O breakpoint', 'qemu bochs', 'WRONG', 'every port exits, and no exit looks at DR7 (docs/platform.md)'),
+    Difference('gate: ring 3 may not INT through a DPL 0 gate', TCG, 'WRONG', "TCG's error code for an IDT entry is twice too large"),
+    Difference('gate: a gate that is not present', TCG, 'WRONG', "TCG's error code for an IDT entry is twice too large"),
+    Difference('gate: a gate of no known type', TCG, 'WRONG', "TCG's error code for an IDT entry is twice too large"),
+    Difference('syscall: with RFLAGS of R11, without RF', TCG, 'WRONG', "TCG's SYSRET loads RF"),
 ]
 
 
@@ -60,7 +68,7 @@ def bare(guest):
 
 
 def allowed(what, where, result):
-    return any(fnmatch.fnmatchcase(what, row.what) and fnmatch.fnmatchcase(where, row.where) and row.result == result
+    return any(fnmatch.fnmatchcase(what, row.what) and where in row.where.split() and row.result == result
                for row in DIFFERENCES)
 
 
