@@ -209,6 +209,7 @@ CONFORMANCE = [
     _guest("pc", 64, "the board: PIC, PIT, RTC, COM1, ACPI, PCI", [], *IRQ),
     _guest("pcapic", 64, "its APICs, NMI and interrupt shadows", [], *IRQ),
     _guest("exceptions", 64, "single steps, breakpoints, gates, IRET, SYSCALL, SYSENTER", [], *IRQ),
+    _guest("paging", 64, "4-level page tables: bits, rights, error codes, SMEP, SMAP, keys", [], "common/report.c"),
 ]
 GUESTS += CONFORMANCE
 
