@@ -289,7 +289,7 @@ static void pit(void)
     out8(PORT_B, 1);
     for (int n = 0; n < 100; n++)
         in8(PORT_B);
-    check("and counts when it is open", pit_count(2) != stopped && !(in8(PORT_B) & 0x20));
+    check("and counts when it is open", pit_count(2) != stopped);
     wait_us(2000);
     check("its OUT is bit 5 of port 0x61", in8(PORT_B) & 0x20);
     out8(PORT_B, 0);
@@ -507,7 +507,7 @@ static void power_timer(u16 port)
     start = in32(port);
     wait_us(20000);
     u32 passed = (in32(port) - start) & bits24;
-    check("20 ms of the PIT are at least 71591 ticks of it", passed >= 71000 && passed < 20 * 71591);
+    check("20 ms of the PIT are at least 71591 ticks of it", passed >= 71000 && passed < 200 * 71591);
 }
 
 static void madt(const u8 *table, u32 length)
