@@ -1,9 +1,12 @@
 """Files of Debian packages that are guests: fetched by apt once, unpacked, and then there for good.
 
 build/debian/NAME/ gets the wanted file under a fixed name and package.txt: the package, its version and its SHA-256.
+A file that a package has compressed with gzip is decompressed, unless its name here ends with .gz as well.
 """
+import gzip
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -18,19 +21,21 @@ RECORD = 'package.txt'
 @dataclass(frozen=True)
 class Package:
     """package: or a meta package, whose dependency of the name `real` is meant. files: name here -> pattern in the package; a name
-    that ends with / is a folder for all that match."""
+    that ends with / is a folder for all that match. backports: of the release's backports, on the system's own mirror."""
     name: str
     package: str
     files: dict
     real: str = ''
     about: str = ''
+    backports: bool = False
 
 
 PVPANIC = 'lib/modules/*/kernel/drivers/misc/pvpanic/pvpanic*.ko'
+KERNEL = {'vmlinuz': 'boot/vmlinuz-*', 'config': 'boot/config-*', 'modules/': PVPANIC}
 
 
-def _kernel(name, package, about):
-    return Package(name, package, {'vmlinuz': 'boot/vmlinuz-*', 'config': 'boot/config-*', 'modules/': PVPANIC}, r'linux-image-[0-9][a-z0-9.+-]*', about)
+def _kernel(name, package, about, backports=False):
+    return Package(name, package, KERNEL, r'linux-image-[0-9][a-z0-9.+-]*', about, backports)
 
 
 PACKAGES = {each.name: each for each in [
@@ -41,7 +46,12 @@ PACKAGES = {each.name: each for each in [
             {'vmlinuz': 'usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/linux',
              'initrd.gz': 'usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/initrd.gz'},
             about='the installer\'s 32-bit kernel'),
+    _kernel('backports', 'linux-image-cloud-amd64', 'the kernel for clouds of the release\'s backports', backports=True),
+    Package('memtest', 'memtest86+', {'x64.bin': 'boot/memtest86+x64.bin', 'ia32.bin': 'boot/memtest86+ia32.bin'}, about='a memory test'),
+    Package('gnumach', 'gnumach-image-1.8-486', {'gnumach': 'boot/gnumach-1.8-486.gz'}, about='the microkernel GNU Mach'),
+    Package('ipxe', 'ipxe', {'ipxe.lkrn': 'boot/ipxe.lkrn'}, about='the network boot loader iPXE'),
 ]}
+RELEASE_URI = re.compile(r"^'(.*)/dists/([^/]*)/InRelease'", re.MULTILINE)
 
 
 class Apt:
@@ -62,9 +72,20 @@ class Apt:
         """Fetch the package lists into our own folder: what the system has is left alone, and no root is needed."""
         for name in ('lists/partial', 'cache/archives/partial'):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.options = ['-o', 'Dir::State::Lists=%s' % (self.folder / 'lists'), '-o', 'Dir::Cache=%s' % (self.folder / 'cache'),
-                        '-o', 'APT::Sandbox::User=', '-o', 'Acquire::Languages=none']
+        self.options += ['-o', 'Dir::State::Lists=%s' % (self.folder / 'lists'), '-o', 'Dir::Cache=%s' % (self.folder / 'cache'),
+                         '-o', 'APT::Sandbox::User=', '-o', 'Acquire::Languages=none']
         self.run('apt-get', 'update')
+
+    def use_backports(self):
+        """Know nothing but the backports of the system's release, on the mirror from which the system gets that release."""
+        mirrors = dict((suite, uri) for uri, suite in reversed(RELEASE_URI.findall(self.run('apt-get', 'update', '--print-uris') or '')))
+        suite = platform.freedesktop_os_release().get('VERSION_CODENAME', '')
+        if suite not in mirrors:
+            raise Trouble('no mirror of the release %s is configured here, so its backports cannot be had' % (suite or 'of this system'))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sources = self.folder / 'sources.list'
+        sources.write_text('deb %s %s-backports main\n' % (mirrors[suite], suite))
+        self.options += ['-o', 'Dir::Etc::SourceList=%s' % sources, '-o', 'Dir::Etc::SourceParts=-']
 
     def real_name(self, package):
         """The package that is meant, or None."""
@@ -98,8 +119,10 @@ def fetch(package, folder, say):
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=package.name + '-', dir=folder.parent) as work:
         work = type(folder)(work)
-        apt = Apt(folder.parent / 'apt')
-        archive = apt.download(package, work)
+        apt = Apt(folder.parent / ('apt-backports' if package.backports else 'apt'))
+        if package.backports:
+            apt.use_backports()
+        archive = None if package.backports else apt.download(package, work)
         if archive is None:
             apt.own_lists()
             archive = apt.download(package, work)
@@ -119,6 +142,13 @@ def _copy_all(found, files, folder):
         shutil.copyfile(path, place)
 
 
+def _copy(source, place):
+    if source.suffix == '.gz' and place.suffix != '.gz':
+        place.write_bytes(gzip.decompress(source.read_bytes()))
+    else:
+        shutil.copyfile(source, place)
+
+
 def _unpack(package, archive, files, ready):
     subprocess.run(['dpkg-deb', '-x', archive, files], check=True)
     ready.mkdir()
@@ -129,7 +159,7 @@ def _unpack(package, archive, files, ready):
             continue
         if len(found) != 1:
             raise Trouble('%s has %d files like %s, not one' % (archive.name, len(found), pattern))
-        shutil.copyfile(found[0], ready / name)
+        _copy(found[0], ready / name)
     fields = subprocess.run(['dpkg-deb', '-W', '--showformat=${Package} ${Version} ${Architecture}', archive],
                             check=True, capture_output=True, text=True).stdout
     (ready / RECORD).write_text('%s\nsha256 %s\n' % (fields, hashlib.sha256(archive.read_bytes()).hexdigest()))
