@@ -212,7 +212,7 @@ def test_vmm_ends_its_vm_with_its_own_codes_only(fresh, how):
     box = fresh(PREPARED[kinds.HLT, False])
     assert box.kernel_call(VM, call.STOP, call.SLOT_SELF, how, 77) is None
     c = compartments[VM]
-    if how in (1, 2, 3, 4, 5, 6, 7, 8):
+    if how in (1, 2, 3, 4, 5, 6, 7, 8, 9):
         assert (c.how, int(c.detail)) == (how, 77)
     else:
         assert (c.how, int(c.detail)) == (ending.VMM_BAD_ANSWER, rules.RULE_ENDING)

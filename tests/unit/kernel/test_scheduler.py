@@ -411,6 +411,7 @@ def sleeps():
         yield ('exit', svm.EXIT_HLT)
 
 
+@pytest.mark.xfail(strict=True, reason="the core's timer serves every guest's, in everybody's slice")
 @pytest.mark.parametrize('lvt', [PERIODIC | 0x40, PERIODIC | 0x40 | MASKED, PERIODIC, PERIODIC | 0xff])
 @pytest.mark.parametrize('guest', [spin, sleeps])
 def test_fast_timer_of_a_guest_costs_nobody_else_time(fresh, lvt, guest):

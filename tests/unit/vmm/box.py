@@ -45,6 +45,7 @@ class Box(object):
         self.registers = {}         # state that VCPU_READ delivers: name -> value
         self.waits = 0
         self.deadlines = 0
+        self.deadline = 0           # of the last VCPU_RUN
         self.has_pins = has_pins    # does this kernel know VCPU_INTERRUPT and VCPU_APIC?
         self.extint = None          # the ExtINT pin; None: nobody has worked it yet
         self.messages = []          # (kind, vector) that reached the APIC: FIXED, LEVEL, NMI
@@ -174,6 +175,7 @@ class Box(object):
     def call_vcpu_run(self, slot, deadline):
         assert slot == call.SLOT_VCPU
         self.runs += 1
+        self.deadline = deadline
         if deadline and deadline <= self.now:
             self.deadlines += 1
             assert self.deadlines < 100, 'the VMM does nothing about its deadline'

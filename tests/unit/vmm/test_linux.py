@@ -72,7 +72,7 @@ def test_64_bit_entry_state_and_boot_params():
     assert size == 5000 and initrd % 4096 == 0 and initrd + 5000 <= 32 * MIB and memory.fake.read(RAM + initrd, 5000) == b'I' * 5000
     count = read('B', zero_page + 0x1e8)
     table = [struct.unpack('<QQI', memory.fake.read(RAM + zero_page + 0x2d0 + 20 * n, 20)) for n in range(count)]
-    assert table == [(0, 0x9fc00, 1), (0x9fc00, 0x400, 2), (0xe0000, 0x20000, 2), (MIB, 31 * MIB, 1)]
+    assert table == [(0, 0x9fc00, 1), (0x9fc00, 0x400, 2), (0xc0000, 0x40000, 2), (MIB, 31 * MIB, 1)]
 
 
 def test_the_first_4_gib_are_mapped_to_themselves():

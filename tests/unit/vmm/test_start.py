@@ -20,7 +20,7 @@ def test_flat_guest_starts_in_real_mode_at_its_load_address():
     assert box.guest(0x7c00, 200) == b'\xeb\xfe' * 100
 
 
-@pytest.mark.parametrize('has_pins, hole_end', [(True, 0xe0), (False, 0x100)])
+@pytest.mark.parametrize('has_pins, hole_end', [(True, 0xc0), (False, 0x100)])
 def test_guest_sees_its_memory_and_nothing_in_the_hole(has_pins, hole_end):
     """The firmware's area at the hole's end is memory only where there are tables to find in it."""
     box = Box(ram=4 * MIB, has_pins=has_pins)

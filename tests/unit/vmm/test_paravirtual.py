@@ -1,0 +1,80 @@
+"""The paravirtual clock, read as Linux reads it.
+
+Source: Linux, Documentation/virt/kvm/x86/msr.rst: pvclock_vcpu_time_info and pvclock_wall_clock.
+"""
+import datetime
+import struct
+
+import pytest
+
+from hypervisor.spec import exit, vcpu
+from tests.unit.vmm.box import MIB, Box, exits, out, run, then
+
+WALL, TIME, WALL_OLD, TIME_OLD = 0x4b564d00, 0x4b564d01, 0x11, 0x12
+
+
+def write(number, value):
+    return exits(exit.MSR_WRITE, SELECTOR=number, VALUE=value)
+
+
+def look_at(box, steps, look):
+    box.script = steps + [then(look, out(0xf4, 0))]
+    run(box)
+
+
+def nanoseconds(page, tsc):
+    """The guest's formula. Source: Linux, pvclock_scale_delta."""
+    version, _, stamp, system, multiplier, shift, flags = struct.unpack_from('<IIQQIbB', page)
+    assert version and version % 2 == 0 and flags & 1, 'nobody writes, and the TSC is stable'
+    delta = tsc - stamp
+    delta = delta << shift if shift >= 0 else delta >> -shift
+    return system + (delta * multiplier >> 32)
+
+
+@pytest.mark.parametrize('numbers', [(WALL, TIME), (WALL_OLD, TIME_OLD)])
+@pytest.mark.parametrize('khz', [1000, 999999, 1000000, 1000001, 2400000, 4999999])
+def test_time_by_the_page_is_time_by_the_tsc(khz, numbers):
+    box, seen = Box(tsc_khz=khz), []
+    box.now = 12345
+    box.put_guest(0x2000, b'\xee' * 32)
+
+    def look(box):
+        seen.append((bytes(box.guest(0x2000, 32)), bytes(box.guest(0x3000, 12))))
+    look_at(box, [write(numbers[1], 0x2001), write(numbers[0], 0x3000)], look)
+    page, wall = seen[0]
+    start = struct.unpack_from('<Q', page, 8)[0]
+    assert 12345 <= start < 12445
+    for seconds in (0, 1, 60, 86400 * 365):
+        right = seconds * 10 ** 9
+        assert abs(nanoseconds(page, start + seconds * khz * 1000) - right) <= 1 + right // 10 ** 8
+    version, second, rest = struct.unpack('<3I', wall)
+    assert version and version % 2 == 0 and rest == 0
+    assert datetime.datetime.utcfromtimestamp(second) == datetime.datetime(2024, 1, 1), 'as the real-time clock has it'
+
+
+@pytest.mark.parametrize('number, value, right', [
+    (TIME, 0x2001, True), (TIME, 0x2000, True), (TIME, 0x2003, False), (TIME, 4 * MIB - 32 + 1, True), (TIME, 4 * MIB - 28 + 1, False),
+    (TIME, 0xa0001, False), (TIME, 0xffffffffffffffe1, False), (TIME, 0xfffffffffffffffd, False), (TIME, 1 << 40 | 1, False), (TIME, 0, True),
+    (WALL, 0x3000, True), (WALL, 0x3002, False), (WALL, 4 * MIB - 12, True), (WALL, 4 * MIB - 8, False), (WALL, 0xfffffffffffffffc, False)])
+def test_only_memory_of_the_guest_can_be_named(number, value, right):
+    box, seen = Box(ram=4 * MIB), []
+    steps = [write(number, value), then(lambda box: seen.append(box.answer('ACTION')), exits(exit.MSR_READ, SELECTOR=number))]
+    look_at(box, steps, lambda box: seen.append(box.answer('RESULT')))
+    assert seen[0] == (vcpu.COMPLETE if right else vcpu.INJECT)
+    assert seen[1] == (value if right else 0)
+
+
+def test_switched_off_page_is_left_alone():
+    box, seen = Box(), []
+    box.put_guest(0x2000, b'\xee' * 32)
+    look_at(box, [write(TIME, 0x2000)], lambda box: seen.append(bytes(box.guest(0x2000, 32))))
+    assert seen == [b'\xee' * 32]
+
+
+def test_reset_forgets_the_pages():
+    box, seen = Box(restarts=1), []
+    parked = exits(exit.MEMORY, FLAGS=exit.ACCESS_EXECUTE, SELECTOR=0xfffffff0)
+    steps = [write(TIME, 0x2001), write(WALL, 0x3000), out(0xcf9, 6), parked, exits(exit.MSR_READ, SELECTOR=TIME),
+             then(lambda box: seen.append(box.answer('RESULT')), exits(exit.MSR_READ, SELECTOR=WALL))]
+    look_at(box, steps, lambda box: seen.append(box.answer('RESULT')))
+    assert seen == [0, 0]
