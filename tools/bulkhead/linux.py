@@ -14,6 +14,7 @@ SIGNATURE = 0xaa55
 OLDEST = 0x206
 LOADED_HIGH = 1
 XLF_KERNEL_64 = 1
+LAST_PARAGRAPH = 15         # the kernel's size is rounded up: so many bytes of it the file need not have
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read(data):
         raise Unbootable('its setup header (to 0x%x) is shorter than protocol %s says' % (end, shown(version)))
     offset = ((_get(data, SETUP_SECTS, 'B') or 4) + 1) * 512
     size = _get(data, 0x1f4, 'I') * 16
-    if size <= 0x200 or offset + size > len(data):
+    if size <= 0x200 or offset + size - LAST_PARAGRAPH > len(data):
         raise Unbootable('it is cut off: its header speaks of %d bytes, and the file has %d' % (offset + size, len(data)), 'the whole file')
     start, room = _place(data, version, size)
     return Kernel(version, version >= 0x20c and bool(_get(data, 0x236, 'H') & XLF_KERNEL_64), start, room,

@@ -28,6 +28,7 @@ LOADED_HIGH = r_uint(1)                 # of loadflags
 XLF_KERNEL_64 = r_uint(1)               # of xloadflags
 LOADER_UNDEFINED = r_uint(0xff)         # type_of_loader: no number is assigned to us
 SECTOR_SHIFT, PARAGRAPH_SHIFT = 9, 4
+LAST_PARAGRAPH = r_uint(15)             # syssize is rounded up: so many bytes of it the file need not have
 SECTS_DEFAULT = r_uint(4)               # what setup_sects 0 stands for
 ENTRY_64 = r_uint(0x200)                # of the kernel, from its start
 PAGE_MASK = r_uint(0xfff)
@@ -82,8 +83,13 @@ class Setup(object):
         self.offset = ((SECTS_DEFAULT if sectors == ZERO else sectors) + ONE) << SECTOR_SHIFT
         self.size = image.word32(SYSSIZE) << PARAGRAPH_SHIFT
         self.wide = self.version >= WITH_XLOADFLAGS and image.word16(XLOADFLAGS) & XLF_KERNEL_64 != ZERO
-        if self.size <= ENTRY_64 or not image.holds(self.offset, self.size):
+        if self.offset > image.size or self.size <= ENTRY_64:
             return refusal.LINUX_TRUNCATED
+        left = image.size - self.offset
+        if self.size > left:
+            if self.size - left > LAST_PARAGRAPH:
+                return refusal.LINUX_TRUNCATED
+            self.size = left
         return refusal.OK
 
     def _choose_start(self, image):

@@ -98,7 +98,15 @@ def test_four_setup_sectors_where_the_header_says_none():
     assert memory.fake.read(RAM + 16 * MIB, 8192) == b'K' * 8192
 
 
+@pytest.mark.parametrize('missing', [1, 15])
+def test_the_last_paragraph_may_be_cut(missing):
+    """syssize counts paragraphs, rounded up: memtest86+ and iPXE do not fill the last one."""
+    started(kernel(payload=b'K' * (8192 - missing), syssize=512))
+    assert memory.fake.read(RAM + 16 * MIB, 8193) == b'K' * (8192 - missing) + b'\0' * (missing + 1)
+
+
 @pytest.mark.parametrize('change, options, code', [
+    (dict(payload=b'K' * 8176, syssize=512), {}, refusal.LINUX_TRUNCATED),
     (dict(magic=b'HdrX'), {}, refusal.NOT_LINUX), (dict(signature=0), {}, refusal.NOT_LINUX),
     (dict(version=0x205), {}, refusal.LINUX_TOO_OLD), (dict(loadflags=0), {}, refusal.LINUX_LOW),
     (dict(jump=0x10), {}, refusal.LINUX_HEADER_SHORT), (dict(syssize=1 << 20), {}, refusal.LINUX_TRUNCATED),
