@@ -38,6 +38,9 @@ def read(data):
         raise Unbootable('its boot protocol %s is older than 2.06' % shown(version), 'a kernel from Linux 2.6.22 on')
     if not _get(data, 0x211, 'B') & LOADED_HIGH:
         raise Unbootable('it is a zImage, which belongs below 640 KiB', 'a bzImage')
+    if not _get(data, 0x214, 'I'):
+        raise Unbootable('it has no 32-bit entry point (code32_start is 0): it starts in real mode and needs a BIOS',
+                         'an image that follows the 32-bit boot protocol, as all of Linux do')
     end = MAGIC_AT + _get(data, 0x201, 'B')
     if end < (0x264 if version >= 0x20a else 0x23c):
         raise Unbootable('its setup header (to 0x%x) is shorter than protocol %s says' % (end, shown(version)))

@@ -68,6 +68,8 @@ class Setup(object):
             return refusal.LINUX_TOO_OLD
         if image.word8(LOADFLAGS) & LOADED_HIGH == ZERO:
             return refusal.LINUX_LOW
+        if image.word32(CODE32_START) == ZERO:
+            return refusal.LINUX_REAL_MODE
         self.end = HEADER + image.word8(JUMP)
         if self.end < (INIT_SIZE if self.version >= WITH_INIT_SIZE else CMDLINE_SIZE) + r_uint(4):
             return refusal.LINUX_HEADER_SHORT

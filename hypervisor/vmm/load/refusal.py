@@ -42,6 +42,7 @@ TABLE = [
     (34, 'LINUX_INITRD', "the VM's memory has no room left for the initrd below the highest address that the Linux kernel takes"),
     (35, 'NO_PVH_NOTE', 'the ELF has no PVH entry point (Xen note 18, PHYS32_ENTRY)'),
     (36, 'NO_ROOM_START_INFO', "the VM's memory has no room left for the PVH start information"),
+    (37, 'LINUX_REAL_MODE', 'the image has no 32-bit entry point (code32_start is 0): it starts in real mode and needs a BIOS'),
 ]
 SENTENCES = [sentence for _, _, sentence in TABLE]
 for _code, _name, _ in TABLE:

@@ -14,7 +14,7 @@ RAM = REGION_BASE + (call.SLOT_RAM << 34)
 
 
 def kernel(setup_sects=1, version=0x20f, loadflags=1, xloadflags=1, payload=b'K' * 8192, syssize=None, preferred=16 * MIB, init_size=0x10000,
-           alignment=2 * MIB, relocatable=1, signature=0xaa55, magic=b'HdrS', jump=0x6a, initrd_max=0x7fffffff, cmdline_size=255):
+           alignment=2 * MIB, relocatable=1, signature=0xaa55, magic=b'HdrS', jump=0x6a, initrd_max=0x7fffffff, cmdline_size=255, code32=MIB):
     """A bzImage: boot sector and setup of setup_sects sectors, then the protected-mode kernel."""
     data = bytearray((1 + (setup_sects or 4)) * 512)
 
@@ -27,6 +27,7 @@ def kernel(setup_sects=1, version=0x20f, loadflags=1, xloadflags=1, payload=b'K'
     data[0x202:0x206] = magic
     put('H', 0x206, version)
     put('B', 0x211, loadflags)
+    put('I', 0x214, code32)
     put('I', 0x22c, initrd_max)
     put('I', 0x230, alignment)
     put('B', 0x234, relocatable)
@@ -106,6 +107,7 @@ def test_the_last_paragraph_may_be_cut(missing):
 
 
 @pytest.mark.parametrize('change, options, code', [
+    (dict(code32=0), {}, refusal.LINUX_REAL_MODE),
     (dict(payload=b'K' * 8176, syssize=512), {}, refusal.LINUX_TRUNCATED),
     (dict(magic=b'HdrX'), {}, refusal.NOT_LINUX), (dict(signature=0), {}, refusal.NOT_LINUX),
     (dict(version=0x205), {}, refusal.LINUX_TOO_OLD), (dict(loadflags=0), {}, refusal.LINUX_LOW),
