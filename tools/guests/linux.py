@@ -4,7 +4,8 @@
     tools/guests/linux.py [NAME...]     into build/debian; default: cloud initramfs
     tools/guests/linux.py --list
 
-build/debian/NAME/vmlinuz is a kernel, build/debian/initramfs the first root file system for all of them.
+build/debian/NAME/vmlinuz is a kernel, build/debian/pvh/vmlinux the ELF file inside one of them, build/debian/initramfs the first
+root file system for all of them; other guests' files are named in debian.py.
 The first run fetches packages; later ones find them and need no network.
 """
 import fcntl
@@ -16,10 +17,12 @@ sys.path.insert(0, str(HERE))
 
 import debian       # noqa: E402
 import initramfs    # noqa: E402
+import vmlinux      # noqa: E402
 from trouble import Trouble     # noqa: E402
 
 OUTPUT = HERE.parents[1] / 'build' / 'debian'
 INITRAMFS = 'initramfs'
+PVH, PVH_KERNEL = 'pvh', 'amd64'        # the ELF file inside a kernel
 DEFAULT_KERNEL = 'cloud'
 DEFAULT = [DEFAULT_KERNEL, INITRAMFS]
 
@@ -33,6 +36,10 @@ def make(name):
     if name == INITRAMFS:
         make(DEFAULT_KERNEL)
         _write(OUTPUT / INITRAMFS, initramfs.make([OUTPUT / DEFAULT_KERNEL / 'modules']))
+    elif name == PVH:
+        make(PVH_KERNEL)
+        (OUTPUT / PVH).mkdir(exist_ok=True)
+        _write(OUTPUT / PVH / 'vmlinux', vmlinux.extract((OUTPUT / PVH_KERNEL / 'vmlinuz').read_bytes()))
     else:
         debian.fetch(debian.PACKAGES[name], OUTPUT / name, say)
 
@@ -48,11 +55,13 @@ def main(arguments):
     if arguments == ['--list']:
         for package in debian.PACKAGES.values():
             print('%-10s %s: %s' % (package.name, package.package, package.about))
+        print('%-10s the ELF file inside %s, with a PVH entry point' % (PVH, PVH_KERNEL))
         print('%-10s busybox and the files of %s' % (INITRAMFS, initramfs.ROOT_FILES.relative_to(HERE.parents[1])))
         return 0
-    unknown = [name for name in arguments if name != INITRAMFS and name not in debian.PACKAGES]
+    known = [*debian.PACKAGES, PVH, INITRAMFS]
+    unknown = [name for name in arguments if name not in known]
     if unknown:
-        say('there is no %s; there are %s' % (', '.join(unknown), ', '.join([*debian.PACKAGES, INITRAMFS])))
+        say('there is no %s; there are %s' % (', '.join(unknown), ', '.join(known)))
         return 2
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with open(OUTPUT / 'lock', 'w') as lock:
