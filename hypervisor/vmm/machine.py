@@ -7,7 +7,7 @@ from hypervisor.vmm import boot
 from hypervisor.vmm.bus import Bus
 from hypervisor.vmm.console import Console
 from hypervisor.vmm.cpuid import Cpuid
-from hypervisor.vmm.device import acpi, pins, rtc
+from hypervisor.vmm.device import acpi, apic, pins, rtc
 from hypervisor.vmm.device.board import Board
 from hypervisor.vmm.emulate import Emulator
 from hypervisor.vmm.exitport import ExitPort
@@ -76,9 +76,10 @@ class Machine(object):
         self.loader.rsdp = acpi.RSDP
 
     def write_firmware(self):
-        """The guest is loaded: what a PC's firmware leaves in memory."""
+        """The guest is loaded: what a PC's firmware leaves in memory and in the local APIC."""
         if self.has_board:
             acpi.write(self.ram)
+            apic.set_as_firmware()
 
     def reset_devices(self):
         self.board.lines.clear()

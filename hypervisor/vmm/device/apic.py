@@ -1,12 +1,12 @@
 """The local APIC's page: the kernel has the APIC, this page only says which register the guest means.
 
 The base address is the one after a reset; software that moves it finds nothing at the new one.
-Source: Intel SDM Vol. 3A, "Accessing the APIC Registers in xAPIC Mode".
+Source: Intel SDM Vol. 3A, "Accessing the APIC Registers in xAPIC Mode"; Intel MultiProcessor Specification 1.4, "Virtual Wire Mode".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.lib import call
-from hypervisor.spec import status
+from hypervisor.spec import lapic, status
 from hypervisor.spec.call import SLOT_VCPU
 from hypervisor.vmm.bus import MemoryDevice, ones
 
@@ -15,6 +15,19 @@ REGISTERS = r_uint(0x400)       # bytes of the page that have some
 UNALIGNED = r_uint(15)
 U32 = r_uint(0xffffffff)
 ZERO = r_uint(0)
+
+# What a PC's firmware does: everything is masked, then the PIC pair reaches the processor through the APIC. Software that wants
+# neither APIC nor IOAPIC changes nothing of it.
+FIRMWARE = [(lapic.SPURIOUS, 0xff), (lapic.SPURIOUS, lapic.SPURIOUS_ENABLE | 0xff),
+            (lapic.LINT0, lapic.EXTINT << 8), (lapic.LINT1, lapic.NMI << 8)]
+FIRMWARE_OFFSETS = [r_uint(offset) for offset, _ in FIRMWARE]
+FIRMWARE_VALUES = [r_uint(value) for _, value in FIRMWARE]
+
+
+def set_as_firmware():
+    """The VM starts, or starts anew."""
+    for n in range(len(FIRMWARE)):
+        call.vcpu_apic_write(SLOT_VCPU, FIRMWARE_OFFSETS[n], FIRMWARE_VALUES[n])
 
 
 class LocalApic(MemoryDevice):

@@ -32,6 +32,21 @@ def test_guest_sees_its_memory_and_nothing_in_the_hole(has_pins, hole_end):
         assert box.mapped[call.GUEST, page] == (call.SLOT_RAM, page, 15)
 
 
+def test_pic_reaches_the_vcpu_before_the_guest_has_done_anything():
+    """The virtual wire of a PC's firmware: LINT0 is ExtINT, LINT1 NMI, neither masked; after a reset as well."""
+    box, seen = Box(ram=4 * MIB, restarts=1), []
+
+    def look(box):
+        seen.append((box.apic[0xf0], box.apic[0x350], box.apic[0x360]))
+        box.apic[0xf0], box.apic[0x350], box.apic[0x360] = 0xff, 0x10000, 0x10000
+
+    def parked(box):
+        box.exit(exit.MEMORY, FLAGS=exit.ACCESS_EXECUTE, SELECTOR=0xfffffff0)
+    box.script = [then(look, out(0xcf9, 6)), parked, then(look, out(0xf4, 0))]
+    assert run(box) == (ending.EXITED, 0)
+    assert seen == [(0x1ff, 0x700, 0x400)] * 2
+
+
 def test_vcpu_starts_with_nothing_pending():
     box = Box()
     seen = []
