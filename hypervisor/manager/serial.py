@@ -29,7 +29,8 @@ DATA_READY, TRANSMIT_EMPTY, TRANSMITTER_IDLE = 1, 0x20, 0x40
 NOBODY = 0xff                                       # what an absent port reads as
 
 FIFO_BYTES = 16
-INPUT_BYTES = 256
+MOST_AT_ONCE = 64               # bytes of one poll
+INPUT_BYTES = 1024
 POLLS = 8                       # of the line status before each WAIT
 LF, TAB = 10, 9
 
@@ -111,6 +112,7 @@ class Serial(Sink):
         if call.value() & LINE_SIGNAL != r_uint(0):
             self.armed = False
             self.told = True
+            self.poll()             # at once: the port's FIFO is full in a millisecond
 
     def take_signals(self):
         """The signals since the last call."""
@@ -132,16 +134,16 @@ class Serial(Sink):
         self.input_count += 1
 
     def poll(self):
-        """Take in what has come, at most what the port's own FIFO holds. Returns whether something came: then more may follow soon."""
+        """Take in what has come, until there is no more: only then the line tells again. Returns whether more may follow soon."""
         before = self.input_count
         if not self.armed:
             self.armed = True
             call.line(LINE)             # before the look: what comes later is told
-        for _ in range(FIFO_BYTES):
+        for _ in range(MOST_AT_ONCE):
             status = self.status()
             if status == NOBODY or status & DATA_READY == 0:
-                break
-        return self.input_count > before
+                return self.input_count > before
+        return True
 
     def next(self):
         """The oldest byte that has come in, or -1."""
