@@ -3,6 +3,7 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.spec import call
 from hypervisor.vmm.bus import Bus
+from hypervisor.vmm.device import rtc
 from hypervisor.vmm.device.board import Board
 from hypervisor.vmm.power import Power
 from tests.unit.vmm.box import MIB, Box
@@ -18,7 +19,7 @@ class Pc(object):
         self.board = Board(self.power)
         self.bus = Bus(self.board.ports)
         self.bus.set_devices(self.board.ports, self.board.memory)
-        self.board.start(r_uint(HZ // 1000), r_uint(ram))
+        self.board.start(r_uint(HZ // 1000), self.board.clock.now(), r_uint(ram), r_uint(rtc.START_UNIX))
         self.start = self.box.now
         self.edges = []             # (line, time) at which a line went up
         self.watch()
