@@ -76,13 +76,15 @@ def halt(vcpu):
 def interrupt(caller, vcpu, kind, vector):
     """VCPU_INTERRUPT."""
     apic = vcpu.apic
-    if kind > r_uint(call.INTERRUPT_EXTINT_OFF) or vector > r_uint(255):
+    if kind > r_uint(call.INTERRUPT_RESET) or vector > r_uint(255):
         caller.task.answer(status.BAD_RANGE, R0)
         return
     if kind <= r_uint(call.INTERRUPT_LEVEL):
         apic.request(intmask(vector), kind == r_uint(call.INTERRUPT_LEVEL))
     elif kind == r_uint(call.INTERRUPT_NMI):
         apic.nmi = True
+    elif kind == r_uint(call.INTERRUPT_RESET):
+        apic.reset(vcpu.index)
     else:
         apic.extint = kind == r_uint(call.INTERRUPT_EXTINT_ON)
     vcpu.wake_for_interrupt()

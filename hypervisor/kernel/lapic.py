@@ -44,10 +44,7 @@ class Lapic(object):
         self.reset(0)
 
     def reset(self, identity):
-        """The state after RESET. identity: the APIC ID, which is the vCPU's number in its VM.
-
-        The first one's pins are open, as a PC's firmware leaves them ("virtual wire mode"): software that knows only the PIC
-        gets its interrupts. Source: Intel MultiProcessor Specification 1.4, "Virtual Wire Mode"."""
+        """The state after RESET. identity: the APIC ID, which is the vCPU's number in its VM."""
         self.identity = identity
         self.base = r_uint(spec.APIC_BASE_RESET | spec.APIC_BASE_ENABLE)
         if identity == 0:
@@ -55,9 +52,6 @@ class Lapic(object):
         self.clear()
         self.extint = False             # the PIC's INT pin
         self.nmi = False                # an NMI is waiting
-        if identity == 0:
-            self.lvt[LINT0] = r_uint(spec.EXTINT << 8)
-            self.lvt[LINT1] = r_uint(spec.NMI << 8)
 
     def clear(self):
         """What RESET, INIT and switching off have in common."""
@@ -217,12 +211,12 @@ class Lapic(object):
         """INITIAL_COUNT was written."""
         self.started = now
         self.deadline = R0
-        if self.initial != R0 and self.timer_mode() != spec.LVT_MODE_DEADLINE:
+        if self.initial != R0:
             self.deadline = now + (self.initial << self.shift())
 
     def count(self, now):
         """CURRENT_COUNT."""
-        if self.initial == R0 or self.timer_mode() == spec.LVT_MODE_DEADLINE:
+        if self.deadline == R0 or self.timer_mode() == spec.LVT_MODE_DEADLINE:
             return R0
         passed = (now - self.started) >> self.shift()
         if self.timer_mode() == spec.LVT_MODE_PERIODIC:
@@ -320,8 +314,9 @@ class Lapic(object):
         elif offset == spec.ICR_HIGH:
             self.icr_high = value
         elif offset == spec.INITIAL_COUNT:
-            self.initial = value & LOW32
-            self.start_timer(now)
+            if self.timer_mode() != spec.LVT_MODE_DEADLINE:         # ignored there
+                self.initial = value & LOW32
+                self.start_timer(now)
         elif offset == spec.DIVIDE:
             self.divide = value & r_uint(0xb)
             if self.initial != R0 and self.deadline != R0:

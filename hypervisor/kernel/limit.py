@@ -7,4 +7,5 @@ RINGS = 32
 RING_CAPACITY = 4096        # bytes in a ring
 PAGES_PER_COMPARTMENT = 192     # arena pages that one compartment may hold: its tables, VMCBs, message pages
 SLICE_MICROSECONDS = 10000
+SHORTEST_MICROSECONDS = 10  # how far ahead the core's timer is set at least
 SILENCE_MICROSECONDS = 1000000  # what a VMM may take to answer an exit

@@ -31,11 +31,13 @@ class Scheduler(object):
         self.slice_end = R0
         self.slice_ticks = R0
         self.silence_ticks = R0
+        self.shortest = R0
         self.armed = R0             # TSC at which the timer fires
 
     def open(self):
         self.slice_ticks = timer.tsc_khz * limit.SLICE_MICROSECONDS // 1000
         self.silence_ticks = timer.tsc_khz * limit.SILENCE_MICROSECONDS // 1000
+        self.shortest = timer.tsc_khz * limit.SHORTEST_MICROSECONDS // 1000
         self.since = cpu.rdtsc()
         self.start_slice(self.since)
 
@@ -113,10 +115,11 @@ class Scheduler(object):
 
     def start_slice(self, now):
         self.slice_end = now + self.slice_ticks
-        self.arm(now, self.slice_end)
+        self.arm(now, self.slice_end, False)
 
-    def arm(self, now, until):
-        """Set the timer to the earliest deadline, at most `until`."""
+    def arm(self, now, until, everybody):
+        """Set the timer to the earliest deadline, at most `until`. Guests' APIC timers count in their own VM's slice, and while everybody
+        sleeps: to another VM they are worth no interrupt, however fast they go."""
         n = 0
         while n < limit.COMPARTMENTS:
             deadline = self.wake_time(compartments[n])
@@ -125,18 +128,21 @@ class Scheduler(object):
             n += 1
         n = 0
         while n < limit.VCPUS:
-            deadline = vcpus[n].apic.deadline
+            vcpu = vcpus[n]
+            deadline = R0
+            if everybody or vcpu.compartment is self.compartment:
+                deadline = vcpu.apic.deadline
             if deadline != R0 and deadline < until:
                 until = deadline
             n += 1
         self.arm_at(now, until)
 
     def arm_at(self, now, moment):
+        """Never nearer than `shortest`: a timer that fires too early is only armed again, and no guest's may fire without end."""
+        if moment < now + self.shortest:
+            moment = now + self.shortest
         self.armed = moment
-        if moment <= now:
-            timer.arm(R0)
-        else:
-            timer.arm(moment - now)
+        timer.arm(moment - now)
 
     def nudge(self, deadline):
         """A deadline has been set while the timer is armed already: fire earlier if it comes first."""
@@ -177,7 +183,7 @@ class Scheduler(object):
             if not self.choose_other():
                 self.start_slice(now)
         else:
-            self.arm(now, self.slice_end)
+            self.arm(now, self.slice_end, False)
 
     def look_at(self, compartment, now):
         task = compartment.task
@@ -194,7 +200,7 @@ class Scheduler(object):
         """Nothing is ready: wait for an interrupt."""
         now = cpu.rdtsc()
         self.since = now
-        self.arm(now, now + self.slice_ticks * 100)
+        self.arm(now, now + self.slice_ticks * 100, True)
         vector = cpu.wait_interrupt()
         if lines.is_line(vector):
             lines.arrive(vector)

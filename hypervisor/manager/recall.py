@@ -10,6 +10,8 @@ from hypervisor.manager.vm import ENDED, GONE
 from hypervisor.spec import status
 from hypervisor.spec.call import BATCH
 
+CLEARED_AT_ONCE = BATCH // 8    # frames: the serial port must not wait for longer
+
 
 class Recall(object):
     """The work on one VM: grants[grant] is being taken, then cleared up to frame `cleared`. `failure`: the first bad status."""
@@ -51,7 +53,7 @@ class Recall(object):
 
     def clear(self, grant):
         left = grant.count - self.cleared
-        count = left if left < BATCH else BATCH
+        count = left if left < CLEARED_AT_ONCE else CLEARED_AT_ONCE
         answer = clear_batch(grant.region, grant.first + self.cleared, count)
         self.cleared += count
         if answer == status.OK and self.cleared >= grant.count:

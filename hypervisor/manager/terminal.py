@@ -12,6 +12,7 @@ What the row obeys:
     ESC[nC D G  right, left, to column n; `H` and `f` are G with their second number
     ESC[nK J    erase: 0 from the cursor on, 1 up to it, 2 all. `J` and K are the same on a single row
     ESC[n@ P X  insert (INSERT_MOST at once), delete, erase n cells
+    ESC[4h 4l   what is written is inserted; it replaces, as at first
     ESC[...m    bold, dim, underline, reverse, the 16 colours
 The cursor stays between the first cell and the one after the last. Any other complete escape sequence is swallowed: queries, modes,
 scrolling, colours out of 256. What begins a string (ESC ] P X ^ _) or is none, for a byte that cannot follow or after SEQUENCE_BYTES,
@@ -126,6 +127,7 @@ class Terminal(object):
     def clear(self):
         """As if the guest had never written."""
         self.pen = 0
+        self.inserts = False
         self.sequence.length = 0
         self.clear_line()
 
@@ -239,6 +241,8 @@ class Terminal(object):
             self.delete(count)
         elif function == ord('X'):
             self.blank(self.cursor, self.cursor + count)
+        elif number == 4 and (function == ord('h') or function == ord('l')):
+            self.inserts = function == ord('h')
         elif function == ord('m'):
             for n in range(self.sequence.number_count):
                 if not self.attribute(self.sequence.number(n)):
@@ -257,6 +261,8 @@ class Terminal(object):
                 return
 
     def write(self, byte):
+        if self.inserts:
+            self.insert(1)
         if self.cursor == self.length:
             self.cells[self.length] = ord(' ')
             self.length += 1

@@ -7,7 +7,6 @@ from rpython.rlib.rarithmetic import r_uint
 
 ONES = r_uint(-1)
 PORT_MASK = 0xffff
-NO_MEMORY_DEVICES = []
 DONE, BUSY = 0, 1               # write: BUSY means that nothing happened and the guest has to try again
 
 
@@ -47,12 +46,7 @@ class MemoryDevice(object):
 
 
 class Bus(object):
-    def __init__(self, devices):
-        self.devices = devices
-        self.memory_devices = NO_MEMORY_DEVICES
-
-    def set_devices(self, devices, memory_devices):
-        """Other devices from now on."""
+    def __init__(self, devices, memory_devices):
         self.devices = devices
         self.memory_devices = memory_devices
 

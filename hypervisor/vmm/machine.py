@@ -7,7 +7,7 @@ from hypervisor.vmm import boot
 from hypervisor.vmm.bus import Bus
 from hypervisor.vmm.console import Console
 from hypervisor.vmm.cpuid import Cpuid
-from hypervisor.vmm.device import acpi, apic, pins, rtc
+from hypervisor.vmm.device import acpi, apic, rtc
 from hypervisor.vmm.device.board import Board
 from hypervisor.vmm.emulate import Emulator
 from hypervisor.vmm.exitport import ExitPort
@@ -16,7 +16,7 @@ from hypervisor.vmm.msr import Msrs
 from hypervisor.vmm.paravirtual import Paravirtual
 from hypervisor.vmm.power import Power
 from hypervisor.vmm.ram import Ram
-from hypervisor.vmm.reset import Keyboard, PowerControl, ResetControl
+from hypervisor.vmm.reset import ResetControl
 from hypervisor.vmm.uart import Uart
 from hypervisor.vmm.vcpu import Vcpu
 
@@ -42,12 +42,8 @@ class Machine(object):
         self.uart = Uart(self.console, self.board.lines)
         self.exit_port = ExitPort(self.power)
         self.reset_control = ResetControl(self.power)
-        always = [self.uart, self.exit_port, self.reset_control]
-        self.bare = always + [Keyboard(self.power), PowerControl(self.power)]   # where no interrupt can arrive
-        self.whole = always + self.board.ports
-        self.bus = Bus(self.bare)
-        self.has_board = False
-        self.loader = Loader(self.ram, self.vcpu)
+        self.bus = Bus([self.uart, self.exit_port, self.reset_control] + self.board.ports, self.board.memory)
+        self.loader = Loader(self.ram, self.vcpu, acpi.RSDP)
         self.emulator = Emulator(self.vcpu, self.ram, self.bus)
 
     def configure(self):
@@ -64,27 +60,16 @@ class Machine(object):
         self.paravirtual.set_clock(tsc_khz, now, unix)
         self.cpuid.set_host(vendor, tsc_khz)
         self.emulator.set_physical_bits(self.cpuid.physical_bits())
-        self.has_board = pins.are_there()
-        if self.has_board:
-            self._use_board(tsc_khz, now, unix)
-
-    def _use_board(self, tsc_khz, now, unix):
-        """The kernel delivers interrupts: the VM is a whole PC."""
-        self.bus.set_devices(self.whole, self.board.memory)
         self.board.start(tsc_khz, now, self.ram.size, unix)
-        self.ram.use_firmware()
-        self.loader.rsdp = acpi.RSDP
 
     def write_firmware(self):
         """The guest is loaded: what a PC's firmware leaves in memory and in the local APIC."""
-        if self.has_board:
-            acpi.write(self.ram)
-            apic.set_as_firmware()
+        acpi.write(self.ram)
+        apic.set_as_firmware()
 
     def reset_devices(self):
         self.board.lines.clear()
         self.uart.clear()
         self.reset_control.clear()
         self.paravirtual.clear()
-        if self.has_board:
-            self.board.clear()
+        self.board.clear()

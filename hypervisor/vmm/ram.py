@@ -1,7 +1,7 @@
 """The guest's memory, as the VMM has it in its own address space: gpa 0 is at BASE.
 
-A PC's layout: memory from 0 to HOLE, nothing up to HOLE_END (a PC's video memory and ROMs), memory from there to `size`. Where
-the VM has firmware tables, there is memory for them from FIRMWARE on.
+A PC's layout: memory from 0 to HOLE, nothing up to FIRMWARE (a PC's video memory), then what firmware leaves (the ACPI tables) up to
+HOLE_END, memory from there to `size`. While an image is loaded, what belongs to the firmware is no memory.
 All addresses and sizes are bytes, r_uint; a gpa comes from the guest and may be anything.
 """
 from rpython.rlib.rarithmetic import r_uint
@@ -22,9 +22,9 @@ class Ram(object):
     def set_size(self, size):
         self.size = size
 
-    def use_firmware(self):
-        """There is memory from FIRMWARE on."""
-        self.hole_end = FIRMWARE
+    def use_firmware(self, use):
+        """Does the memory from FIRMWARE on count?"""
+        self.hole_end = FIRMWARE if use else HOLE_END
 
     def holds(self, gpa, count):
         """Is all of [gpa, gpa + count) memory? True for count 0 inside memory."""

@@ -26,13 +26,13 @@ def module_address(n):
     return MODULES + (r_uint(n) << MODULE_SHIFT)
 
 
-def map_ram(size, hole_end=ram.HOLE_END):
+def map_ram(size):
     """Map the guest's memory, `size` bytes, here and in the guest. Returns the first status that is not OK."""
     answer = call.map_all(spec.SLOT_SELF, spec.SLOT_RAM, 0, ram.BASE, frames(size), OWN)
     if answer == status.OK:
         answer = _map_guest(r_uint(0), ram.HOLE)
     if answer == status.OK:
-        answer = _map_guest(hole_end, size)
+        answer = _map_guest(ram.FIRMWARE, size)
     return answer
 
 

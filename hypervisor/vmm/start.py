@@ -21,15 +21,15 @@ def begin(machine):
         give_up(NO_BOOT_PAGE)
         return False
     machine.configure()
-    if _map(machine.ram.size, machine.ram.hole_end) != status.OK:
+    if _map(machine.ram.size) != status.OK:
         give_up(NO_MAPPING)
         return False
     machine.cpuid.fill()
     return load(machine)
 
 
-def _map(ram_bytes, hole_end):
-    answer = space.map_ram(ram_bytes, hole_end)
+def _map(ram_bytes):
+    answer = space.map_ram(ram_bytes)
     if answer == status.OK:
         answer = space.map_read_only(SLOT_IMAGE, space.IMAGE, boot.word(spec.VMM['IMAGE_BYTES']))
     for n in range(boot.module_count()):
@@ -40,8 +40,10 @@ def _map(ram_bytes, hole_end):
 
 def load(machine):
     """Load the guest into clear memory; a refusal goes to the console and is the VM's end. Returns success."""
+    machine.ram.use_firmware(False)
     code = machine.loader.load()
     if code == refusal.OK:
+        machine.ram.use_firmware(True)
         machine.write_firmware()
         return True
     _explain(machine.console, code, machine.loader.number)

@@ -55,6 +55,9 @@ class Uart(Device):
     def read(self, offset, size):
         value = self._read(offset)
         self.update_line()
+        if offset == DATA:              # the next byte is a new edge where there is no FIFO
+            self._refill()
+            self.update_line()
         return r_uint(value & 0xff)
 
     def write(self, offset, size, value):

@@ -7,7 +7,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.lib import call
 from hypervisor.spec import lapic, status
-from hypervisor.spec.call import SLOT_VCPU
+from hypervisor.spec.call import INTERRUPT_RESET, SLOT_VCPU
 from hypervisor.vmm.bus import MemoryDevice, ones
 
 BASE, BYTES = r_uint(0xfee00000), r_uint(0x1000)
@@ -16,9 +16,9 @@ UNALIGNED = r_uint(15)
 U32 = r_uint(0xffffffff)
 ZERO = r_uint(0)
 
-# What a PC's firmware does: everything is masked, then the PIC pair reaches the processor through the APIC. Software that wants
-# neither APIC nor IOAPIC changes nothing of it.
-FIRMWARE = [(lapic.SPURIOUS, 0xff), (lapic.SPURIOUS, lapic.SPURIOUS_ENABLE | 0xff),
+# What a PC's firmware does: the PIC pair reaches the processor through the APIC. Software that wants neither APIC nor IOAPIC changes
+# nothing of it.
+FIRMWARE = [(lapic.SPURIOUS, lapic.SPURIOUS_ENABLE | 0xff),
             (lapic.LINT0, lapic.EXTINT << 8), (lapic.LINT1, lapic.NMI << 8)]
 FIRMWARE_OFFSETS = [r_uint(offset) for offset, _ in FIRMWARE]
 FIRMWARE_VALUES = [r_uint(value) for _, value in FIRMWARE]
@@ -26,6 +26,7 @@ FIRMWARE_VALUES = [r_uint(value) for _, value in FIRMWARE]
 
 def set_as_firmware():
     """The VM starts, or starts anew."""
+    call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_RESET, 0)
     for n in range(len(FIRMWARE)):
         call.vcpu_apic_write(SLOT_VCPU, FIRMWARE_OFFSETS[n], FIRMWARE_VALUES[n])
 

@@ -32,8 +32,3 @@ class Pins(object):
 
     def nmi(self):
         call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_NMI, 0)
-
-
-def are_there():
-    """Does the kernel know these pins? Called once, before the vCPU runs; it leaves ExtINT off."""
-    return call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_EXTINT_OFF, 0) == 0

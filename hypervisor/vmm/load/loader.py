@@ -9,7 +9,7 @@ BOOTED_BY_MULTIBOOT = r_uint(0x2badb002)        # EAX
 
 
 class Loader(object):
-    def __init__(self, ram, vcpu):
+    def __init__(self, ram, vcpu, rsdp):
         self.ram = ram
         self.vcpu = vcpu
         self.image = image.Image()
@@ -17,7 +17,7 @@ class Loader(object):
         self.information = information.Information(ram)
         self.linux = linux.Linux(ram, vcpu)
         self.pvh = pvh.Pvh(ram, vcpu)
-        self.rsdp = r_uint(0)                   # gpa of ACPI's root pointer, 0: none
+        self.rsdp = rsdp                        # gpa of ACPI's root pointer
         # Results of the parts of this folder.
         self.entry = r_uint(0)
         self.number = 0                         # of the segment or module that a refusal is about

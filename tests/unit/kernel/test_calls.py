@@ -311,7 +311,7 @@ class Calls(RuleBasedStateMachine):
         for which, arguments in ((call.VCPU_APIC, (slot, offset, write, value)), (call.VCPU_INTERRUPT, (slot, offset >> 4, value))):
             code, _ = self.machine.kernel_call(vm.number, which, *arguments)
             assert code in right
-            wrong = offset % 16 or offset >= 0x400 if which == call.VCPU_APIC else offset >> 4 > 4 or value > 255
+            wrong = offset % 16 or offset >= 0x400 if which == call.VCPU_APIC else offset >> 4 > call.INTERRUPT_RESET or value > 255
             assert (code == status.BAD_RANGE) == bool(wrong) or code == status.BAD_SLOT
         self.check()
 

@@ -294,7 +294,6 @@ STEPS = {'request': 20, 'take': 12, 'end': 10, 'priority': 4, 'enable': 2, 'loca
 NAMES = [name for name, often in sorted(STEPS.items()) for _ in range(often)]
 
 
-@pytest.mark.xfail(reason='counts that are written in deadline mode')
 @pytest.mark.parametrize('seed', range(24))
 def test_random_walk_shows_what_the_manual_says(seed):
     rng = random.Random(seed)
@@ -424,7 +423,6 @@ def test_deadline_means_something_only_in_its_mode():
     assert a.pending() == 0x40 and int(a.read_deadline()) == 0
 
 
-@pytest.mark.xfail(strict=True, reason='a count that is written disarms the deadline')
 def test_count_written_in_deadline_mode_is_ignored():
     a = apic()
     write(a, TIMER, DEADLINE << 17 | 0x40)
@@ -435,7 +433,6 @@ def test_count_written_in_deadline_mode_is_ignored():
     assert int(a.read_deadline()) == 1 << 40
 
 
-@pytest.mark.xfail(strict=True, reason='the count comes back')
 def test_one_shot_that_is_over_reads_zero_whatever_the_divider_becomes():
     a = apic()
     write(a, DIVIDE, 0xb)
@@ -456,7 +453,6 @@ def test_errors_are_told_at_the_next_write_and_then_forgotten():
     assert read(a, ESR) == 0
 
 
-@pytest.mark.xfail(strict=True, reason='the pin is forgotten')
 def test_the_pics_pin_comes_through_lint0_or_past_an_apic_that_is_off():
     a = apic()
     a.extint = True

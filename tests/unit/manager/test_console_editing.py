@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypervisor.manager.console import NOBODY, QUIET_MS
 from hypervisor.manager.terminal import INSERT_MOST, LINE_BYTES, SEQUENCE_BYTES
 from tests.unit.fake_kernel import quick
-from tests.unit.manager.test_console import CHUNK, CONTROLS, NAMES, PHASES, SNIPPETS, Screen
+from tests.unit.manager.test_console import CHUNK, NAMES, PHASES, SNIPPETS, Screen
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -20,7 +20,7 @@ def quickly():
 # -- the second terminal: strings and regular expressions
 
 CONTROL = re.compile(r'\x1b\[([0-9;]*)([@-~])|\x1b\[[ -?]*[@-~]|\x1b(?![\[PX\]^_])[ -/]*[0-~]')
-BEGUN = re.compile(r'\x1b(\[[ -?]*|[ -/]*)$')
+BEGUN = re.compile(r'\x1b(\[[ -?]*|[ -/]*)\Z')
 COLOURS = dict((n, 'ink') for n in list(range(30, 38)) + list(range(90, 98)))
 COLOURS.update((n + 10, 'paper') for n in list(COLOURS))
 OFF = {22: [1, 2], 24: [4], 27: [7], 39: ['ink'], 49: ['paper']}
@@ -34,6 +34,7 @@ class OneRow(object):
         self.row = []
         self.x = self.base = 0
         self.pen = {}
+        self.inserts = False
         self.rest = ''
         self.is_cut = self.last_was_return = False
 
@@ -72,11 +73,16 @@ class OneRow(object):
             self.x = max(self.x - 1, self.base)
         elif character == '\t':
             stop = (self.x - self.base) // 8 * 8 + 8 + self.base
-            self.row += [(' ', self.brush())] * (stop - len(self.row))
-            self.x = stop
+            self.x = min(stop, len(self.row))
+            self.write([(' ', self.brush())] * (stop - self.x))
         elif character != '\x07':
-            self.row[self.x:self.x + 1] = [(character, self.brush())]
-            self.x += 1
+            self.write([(character, self.brush())])
+
+    def write(self, characters):
+        self.row[self.x:self.x if self.inserts else self.x + len(characters)] = characters
+        if self.x + len(characters) < len(self.row):
+            del self.row[self.base + LINE_BYTES - 1:]
+        self.x += len(characters)
 
     def brush(self):
         return tuple(sorted(self.pen.values()))
@@ -101,6 +107,8 @@ class OneRow(object):
         elif function == 'X':
             end = min(x + count, len(row))
             row[x:end] = [blank] * (end - x)
+        elif function in 'hl' and numbers[0] == 4:
+            self.inserts = function == 'h'
         elif function == 'm':
             for number in numbers:
                 if number in (38, 48):
@@ -114,7 +122,7 @@ class OneRow(object):
         """The VM has ended."""
         if self.is_cut and self.rest:
             self.row, self.x, self.base, self.is_cut = [], 0, 0, False
-        self.row[self.x:self.x + len(self.rest)] = [(character, self.brush()) for character in self.rest]
+        self.write([(character, self.brush()) for character in self.rest])
         if is_open or self.row and not self.is_cut:
             self.rows.append(self.row)
 
@@ -124,12 +132,17 @@ def cells(row):
     return [(c, pen) for byte, pen in row for c in (byte if ' ' <= byte <= '~' else '\\x%02x' % ord(byte))]
 
 
-STEP = st.one_of(st.tuples(st.integers(0, 1), CHUNK), st.tuples(st.integers(0, 1), SNIPPETS), st.tuples(st.just('wait'), st.just(QUIET_MS)),
-                 st.tuples(st.integers(0, 1), st.lists(st.one_of(CONTROLS, st.sampled_from(['abc', 'x', '\b', '\xff', '\r', '\t'])), max_size=8).map(''.join)))
+EDIT = st.sampled_from(['abc', 'vwxyz', 'x', '\xe4', '\x00b', ' ', '\b', '\b\b\b', '\r', '\t', '\x1b[31m', '\x1b[7m', '\x1b[m', '\x1b[4h',
+                        '\x1b[4l'] +
+                       ['\x1b[%s%s' % (n, function) for n in ('', 2, 3) for function in 'CDG@PXKJ'])
+EDITS = st.lists(EDIT, max_size=12).map(''.join)
+STEP = st.one_of(st.tuples(st.integers(0, 1), CHUNK), st.tuples(st.integers(0, 1), SNIPPETS), st.tuples(st.just(0), EDITS),
+                 st.just(('wait', QUIET_MS)))
+AT_A_PROMPT = st.lists(st.tuples(st.just(0), EDITS), max_size=8).map(lambda edits: [(0, '$ '), ('wait', QUIET_MS)] + edits)
 
 
-@settings(max_examples=1000, deadline=None, phases=PHASES)
-@given(st.lists(STEP, max_size=12))
+@settings(max_examples=500, deadline=None, phases=PHASES)
+@given(st.one_of(st.lists(STEP, max_size=12), AT_A_PROMPT))
 def test_a_line_looks_as_its_editing_leaves_it_whenever_its_bytes_come_and_whoever_interrupts(steps):
     screen, models = Screen(), [OneRow() for _ in NAMES]
     console, terminal = screen.console, screen.terminal
@@ -166,7 +179,7 @@ def test_a_line_looks_as_its_editing_leaves_it_whenever_its_bytes_come_and_whoev
 # -- what shells print
 
 class Shell(object):
-    """A guest at its prompt. says(): its bytes, one load for each; row() and column(): what stands behind the prefix and where the cursor is."""
+    """A guest at its prompt. says(): its bytes, one load for each; row(), column(): what stands behind the prefix, where the cursor is."""
 
     def __init__(self, prompt):
         self.screen = Screen()
@@ -260,6 +273,13 @@ def test_readline_inserts_deletes_and_brackets_pastes():
     assert bash.screen.lines() == ['[a] root@a:~# echo two  ']
 
 
+def test_an_editor_that_knows_a_vt102_inserts_by_mode(ash):
+    ash.says('lsroot', '\b' * 4, '\x1b[4h', ' /', '\x1b[4l')
+    assert ash.row() == '/root # ls /root' and ash.column() == len('/root # ls /')
+    ash.says('x')
+    assert ash.row() == '/root # ls /xoot'
+
+
 def test_colours_are_shown_and_end_where_the_guest_stops_drawing(ash):
     ash.says('\x1b[1;34mbin\x1b[m  \x1b[01;32mrun', '\x1b[0m\r\n')
     assert bytes(ash.screen.screen).endswith('# \x1b[0;1;34mbin\x1b[0m  \x1b[0;1;32mrun\x1b[0m\r\n')
@@ -274,9 +294,9 @@ def test_a_guest_that_never_ends_its_colour_colours_nobody_else(ash):
     assert all(pen == () for row in rows for _, pen in row[:len('[a] ')])
 
 
-@pytest.mark.parametrize('sgr, pen', [('1', (1,)), ('4;7', (4, 7)), ('1;2;22', ()), ('4;24', ()), ('7;27', ()), ('31;42', (31, 42)), ('97;107', (97, 107)),
-                                      ('31;39', ()), ('41;49', ()), ('31;32', (32,)), ('1;38;5;4', (1,)), ('48;2;1;4;7', ()), ('5;8;3;9;21', ()),
-                                      ('53;99;108', ()), ('1;0', ()), ('1;', ()), ('', ())])
+@pytest.mark.parametrize('sgr, pen', [('1', (1,)), ('4;7', (4, 7)), ('1;2;22', ()), ('4;24', ()), ('7;27', ()), ('31;42', (31, 42)),
+                                      ('97;107', (97, 107)), ('31;39', ()), ('41;49', ()), ('31;32', (32,)), ('1;38;5;4', (1,)),
+                                      ('48;2;1;4;7', ()), ('5;8;3;9;21', ()), ('53;99;108', ()), ('1;0', ()), ('1;', ()), ('', ())])
 def test_the_attributes_that_a_guest_may_use(sgr, pen):
     shell = Shell('\x1b[%smx' % sgr)
     assert shell.screen.terminal.rows[0][4] == ('x', pen)

@@ -28,7 +28,7 @@ class Ended(Exception):
 
 class Box(object):
     def __init__(self, ram=4 * MIB, kind=boot.IMAGE_FLAT, image=b'\xf4', load_address=0x7c00, flags=boot.FLAG_EXIT_PORT, restarts=0,
-                 command_line=b'', modules=(), vendor=boot.VENDOR_INTEL, tsc_khz=1000, has_pins=True):
+                 command_line=b'', modules=(), vendor=boot.VENDOR_INTEL, tsc_khz=1000):
         memory.reset_fake()
         task.reset_fake(self)
         self.now = 1
@@ -46,7 +46,6 @@ class Box(object):
         self.waits = 0
         self.deadlines = 0
         self.deadline = 0           # of the last VCPU_RUN
-        self.has_pins = has_pins    # does this kernel know VCPU_INTERRUPT and VCPU_APIC?
         self.extint = None          # the ExtINT pin; None: nobody has worked it yet
         self.messages = []          # (kind, vector) that reached the APIC: FIXED, LEVEL, NMI
         self.apic = {}              # registers of the xAPIC page that were written: offset -> value
@@ -149,9 +148,10 @@ class Box(object):
         return status.OK, 0
 
     def call_vcpu_interrupt(self, slot, kind, vector):
-        if not self.has_pins:
-            return status.BAD_CALL, 0
-        assert slot == call.SLOT_VCPU and kind <= call.INTERRUPT_EXTINT_OFF and vector <= 255
+        assert slot == call.SLOT_VCPU and kind <= call.INTERRUPT_RESET and vector <= 255
+        if kind == call.INTERRUPT_RESET:
+            self.apic = {}
+            return status.OK, 0
         if kind < call.INTERRUPT_EXTINT_ON:
             self.messages.append((kind, vector))
             return status.OK, 0
@@ -162,8 +162,6 @@ class Box(object):
 
     def call_vcpu_apic(self, slot, offset, write, value):
         """Registers that keep what is written, whatever they are."""
-        if not self.has_pins:
-            return status.BAD_CALL, 0
         assert slot == call.SLOT_VCPU and write in (0, 1) and value < 1 << 32
         if offset > 0x3ff or offset % 16:
             return status.BAD_RANGE, 0

@@ -41,7 +41,7 @@ class Rig(object):
         self.ram.set_size(r_uint(ram))
         self.vcpu = Vcpu()
         self.port = Recorder()
-        self.emulator = emulate.Emulator(self.vcpu, self.ram, Bus([self.port]))
+        self.emulator = emulate.Emulator(self.vcpu, self.ram, Bus([self.port], []))
         self.emulator.set_physical_bits(40)
         self.state = self.box.registers
         self.state.update(RFLAGS=2, CR0=cpu.CR0_PE)

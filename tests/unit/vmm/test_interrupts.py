@@ -39,7 +39,7 @@ def test_timer_of_the_pit_reaches_the_pin_and_the_vector_answers_inta():
                    then(lambda box: seen.append((box.answer('ACTION'), box.answer('RESULT'), box.extint)), out(0x20, 0x20)), timer,
                    then(lambda box: seen.append(box.extint), out(0xf4, 0))]
     assert run(box) == (ending.EXITED, 0)
-    assert seen[0][0] is False and abs(seen[0][1] - 10 * MS) < MS // 10
+    assert not seen[0][0] and abs(seen[0][1] - 10 * MS) < MS // 10
     assert seen[1:] == [True, (vcpu.COMPLETE, 0x20, False), True]
 
 

@@ -17,8 +17,7 @@ class Pc(object):
         self.box = Box(tsc_khz=HZ // 1000)
         self.power = Power()
         self.board = Board(self.power)
-        self.bus = Bus(self.board.ports)
-        self.bus.set_devices(self.board.ports, self.board.memory)
+        self.bus = Bus(self.board.ports, self.board.memory)
         self.board.start(r_uint(HZ // 1000), self.board.clock.now(), r_uint(ram), r_uint(rtc.START_UNIX))
         self.start = self.box.now
         self.edges = []             # (line, time) at which a line went up
