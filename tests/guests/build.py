@@ -210,6 +210,7 @@ CONFORMANCE = [
     _guest("pcapic", 64, "its APICs, NMI and interrupt shadows", [], *IRQ),
     _guest("exceptions", 64, "single steps, breakpoints, gates, IRET, SYSCALL, SYSENTER", [], *IRQ),
     _guest("paging", 64, "4-level page tables: bits, rights, error codes, SMEP, SMAP, keys", [], "common/report.c"),
+    _guest("state", 64, "control registers, FPU and XSAVE, MSRs", [], "common/report.c"),
 ]
 GUESTS += CONFORMANCE
 
