@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build run check test test-unit test-native test-tools test-system iso bench bench-linux profile clean distclean
+.PHONY: help setup build run check test test-unit test-native test-tools test-system test-all test-matrix iso bench bench-linux profile clean distclean
 
 BOX ?= machines/two-linux.toml
 KIND ?= cpuid
@@ -62,6 +62,16 @@ test-tools: build   ## test the bulkhead command and the build's own steps
 
 test-system: build  ## boot whole boxes on QEMU and Bochs, hostile guests and VMMs among them
 	@$(pytest3) -n 2 $(call some-tests,tests/system tests/hostile)
+
+test-all:       ## run all tests, and the long matrix of real guests
+	@failed=; \
+	for level in test test-matrix; do \
+	    $(MAKE) --no-print-directory $$level || failed="$$failed $$level"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+test-matrix: build  ## boot the real guests of docs/guests.md on QEMU and Bochs: an hour or two; fetches Debian's packages
+	@$(pytest3) -n 2 $(call some-tests,tests/matrix)
 
 bench: build    ## count what each operation costs a guest, on three emulated processors, against tests/bench/budget.toml
 	@$(python3) tools/bench/bench.py $(if $(COMPARE),--compare $(COMPARE))
