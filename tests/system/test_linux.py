@@ -128,6 +128,7 @@ def test_one_guests_panic_leaves_the_others_shell_working(guests):
     guests.box.wait_for(r'^\[starboard\] .*Kernel panic')
     guests.box.wait_for(r'^bulkhead: \[starboard\] its operating system panicked')
     guests.focus = PORT
+    guests.box.wait_for(r'^bulkhead: keyboard now goes to \[port\]\n(?s:.*)root@port:/root# ')
     assert guests.say(PORT, 'echo $((6 * 9))') == '54'
     guests.box.type('poweroff -f\r')
     result = guests.box.finish()
