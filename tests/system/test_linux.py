@@ -52,7 +52,7 @@ class Guests:
         return int(self.say(name, command).split()[-1])
 
 
-@pytest.fixture(scope='module', params=['qemu', 'bochs'])
+@pytest.fixture(scope='module', params=[pytest.param(name, marks=pytest.mark.xdist_group('linux-' + name)) for name in SECONDS])
 def guests(request):
     """Two guests at their prompts, the keyboard at the first."""
     with Box(BOX, request.param, timeout=SECONDS[request.param]) as box:

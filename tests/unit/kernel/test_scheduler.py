@@ -441,3 +441,37 @@ def test_timer_ends_a_halt_in_its_time(fresh, count):
         box.let_pass(100 * MS)
         late = MS + SLICE * (neighbours - 1)
         assert woken and start + 16 * count <= woken[0] <= start + 16 * count + late
+
+
+def ONE_AND_ONE_WITHOUT_VCPU(box):
+    make_vm(box, 1)
+    make_vm(box, 2, vcpus=0)
+
+
+def test_timer_ends_a_halt_also_beside_two_that_never_use_up_a_slice(fresh):
+    """A VM and the manager that wake each other begin slice after slice, and none ever ends by the timer."""
+    box = fresh(ONE_AND_ONE_WITHOUT_VCPU)
+    woken = []
+
+    def guest():
+        while True:
+            yield ('exit', svm.EXIT_HLT)
+            woken.append(box.cpu.tsc)
+
+    def answers():
+        while True:
+            yield ('call', WAIT, 0)
+            yield ('call', call.RING_RECEIVE, 50)
+            yield ('call', call.RING_SEND, 51, 1)
+
+    def asks():
+        while True:
+            yield ('call', call.RING_SEND, call.SLOT_CONSOLE_OUT, 1)
+            yield ('call', WAIT, 0)
+            yield ('call', call.RING_RECEIVE, call.SLOT_CONSOLE_IN)
+    box.tasks[0], box.tasks[2] = Program(answers), Program(asks)
+    box.tasks[1], box.guests[1] = Program(arms_a_timer, box, 0x40, MS // 16), Guest(guest)
+    start = box.cpu.tsc
+    box.let_pass(50 * MS)
+    assert box.log.count(('task', 2)) > 300 and 'sleep' not in [kind for kind, when in box.log if when > start + 10 * MS]
+    assert woken and start + MS <= woken[0] <= start + 2 * MS + SLICE

@@ -12,7 +12,7 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.hw import memory, task
 from hypervisor.manager.console import BELL_MS, NOBODY, QUIET_MS, Console
 from hypervisor.manager.serial import Serial
-from hypervisor.manager.terminal import LINE_BYTES, SEQUENCE_BYTES
+from hypervisor.manager.terminal import LINE_BYTES, MORE, NUMBER_MOST, SEQUENCE_BYTES, WHOLE, Sequence
 from hypervisor.manager.vm import RUNNING, Vm
 from hypervisor.spec import call, layout, status
 from hypervisor.spec.vcpu import RING_BYTES
@@ -323,6 +323,15 @@ def test_an_unfinished_escape_sequence_is_shown_when_it_is_too_long():
     assert screen.terminal.texts() == ['[a] \\x1b[' + '1' * (SEQUENCE_BYTES - 2)]
 
 
+@pytest.mark.parametrize('numbers, expected', [('', [0]), (';', [0, 0]), ('12;3', [12, 3]), ('0007', [7]), (';;9999;10000', [0, 0, 9999, NUMBER_MOST]),
+                                               ('9' * (SEQUENCE_BYTES - 3), [NUMBER_MOST]), (';' * (SEQUENCE_BYTES - 3), [0] * (SEQUENCE_BYTES - 2))])
+def test_the_numbers_of_a_sequence_are_read_and_bounded(numbers, expected):
+    sequence = Sequence()
+    sequence.begin()
+    assert [sequence.add(ord(byte)) for byte in '[' + numbers + 'm'] == [MORE] * (1 + len(numbers)) + [WHOLE]
+    assert sequence.function() == ord('m') and sequence.numbers[:sequence.number_count] == expected
+
+
 def test_an_escape_sequence_does_not_reach_over_the_line_of_another():
     screen = Screen()
     screen.say(0, 'abc\x1b[')
@@ -472,3 +481,12 @@ def test_a_long_unfinished_line_is_shown_again_and_goes_on():
     screen.console.focus_next()
     screen.say(0, '\x1b[D\x1b[99@' + 'y' * 2 * LINE_BYTES + '\n')
     assert len(screen.finish()) == 8
+
+
+def test_a_line_that_others_end_again_and_again_has_no_bound():
+    screen = Screen()
+    for _ in range(5):
+        screen.say(0, 'x' * (LINE_BYTES - 1))
+        screen.wait(QUIET_MS)
+        screen.manager_says('all is well')
+    assert screen.finish() == ['[a] ' + 'x' * (LINE_BYTES - 1), 'bulkhead: all is well'] * 5

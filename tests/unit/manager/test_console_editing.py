@@ -319,6 +319,19 @@ def test_what_follows_a_byte_that_is_not_printable_stays_in_place(ash):
     assert ash.row() == '/root # \\xc3xbc'
 
 
+def test_columns_count_from_where_the_line_goes_on_after_others_have_ended_it(ash):
+    ash.screen.say(1, 'noise\n')
+    ash.says('abcd\x1b[2GX\x1b[7;4HY\x1b[fZ')
+    ash.screen.wait(QUIET_MS)
+    assert ash.row() == 'ZXcY'
+
+
+def test_what_an_insertion_moves_past_the_end_of_a_full_line_is_lost():
+    screen = Screen()
+    screen.say(0, 'x' * (LINE_BYTES - 10) + 'end\r\x1b[%d@<\r\n' % INSERT_MOST)
+    assert screen.lines() == ['[a] <' + ' ' * (INSERT_MOST - 1) + 'x' * (LINE_BYTES - 1 - INSERT_MOST)]
+
+
 def test_a_line_feed_keeps_what_is_right_of_the_cursor(ash):
     ash.says('reboot', '\r', '\n')
     assert ash.screen.lines() == ['[a] /root # reboot']
