@@ -48,8 +48,10 @@ class Scheduler(object):
         self.rotate()
 
     def rotate(self):
-        """The next compartment that has something to run gets a slice."""
+        """The next compartment that has something to run gets a slice. Others' timers are looked at here too: who gives the processor
+        away before its slice ends would keep them waiting otherwise."""
         self.account()
+        self.expire_timers(self.since)
         while not self.choose_other():
             self.sleep()
 

@@ -96,7 +96,7 @@ GUESTS = [
             r'^module 0: 12 bytes, first bytes sum %s, ".*alpha"' % _sum("first module"),
             r'^module 1: 6 bytes, first bytes sum %s, ".*beta gamma"' % _sum("second"),
             r"^processor: ", r"^signature: ", r"^hello: done"]),
-        Run("", bare=False, expect=[r'^hypervisor: "BulkheadBulk"', r"^hello: done"]),
+        Run("", bare=False, expect=[r'^hypervisor: "KVMKVMKVM', r'^hypervisor\'s own: "BulkheadBulk"', r"^hello: done"]),
     ]),
     _guest("hello_real", 16, "a boot sector in real mode", [
         Run(expect=[r"^hello_real: a flat guest", r"^hello_real: done$"])]),
@@ -137,8 +137,9 @@ GUESTS = [
         Run("stride=4 rounds=2 seed=7", expect=[r", 0 errors$"]),
     ]),
     _guest("portprober", 32, "reads and writes every port", [
-        Run(bare=False, expect=[r"^portprober: \d+ reads, 0 not all ones, 0 writes$"]),
-        Run("out=1", bare=False, expect=[r"^portprober: \d+ reads, 0 not all ones, [1-9]\d+ writes$"]),
+        Run("board=1", bare=False, expect=[r"^portprober: \d+ reads, 0 not all ones, 0 writes$"]),
+        Run("out=1 board=1", bare=False, expect=[r"^portprober: \d+ reads, 0 not all ones, [1-9]\d+ writes$"]),
+        Run("full=1 allow=100000", bare=False, expect=[r"^port \w+ width", r"^portprober: 196\d+ reads, [1-9]\d{1,2} not all ones"]),
         # A PC has devices of its own: the sweep ends well, and finds them.
         Run("full=1 allow=100000", bulkhead=False, expect=[r"^port \w+ width", r"^portprober: 196\d+ reads, [1-9]\d* not"]),
         Run("", bulkhead=False, status=1, expect=[r"^portprober: \d+ reads, [1-9]\d* not all ones, 0 writes$"]),
@@ -151,7 +152,7 @@ GUESTS = [
         Run("full=1", expect=[r"^msrprober: 0 surprises, done$"]),
     ]),
     _guest("physsweeper", 64, "reads and writes its whole physical address space", [
-        Run(bare=False, expect=[r"^physsweeper: \d+ physical", r" probes, 0 not unclaimed, 0 kept a write, [1-9]"]),
+        Run("board=1", bare=False, expect=[r"^physsweeper: \d+ physical", r" probes, 0 not unclaimed, 0 kept a write, [1-9]"]),
         Run("pc=1 unclaimed=0", bulkhead=False, expect=[r"^physsweeper: .* 0 not unclaimed, 0 kept a write, [1-9]"]),
         # Seen to fail: a PC's video memory and ROMs are not unclaimed.
         Run("unclaimed=0", bulkhead=False, status=1, expect=[r"^physsweeper: .* [1-9]\d* not unclaimed"]),

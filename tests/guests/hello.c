@@ -57,8 +57,10 @@ int main(void)
     show_modules();
     show_signature(0, "processor");
     print("signature: %08x\n", cpuid(1, 0).eax);
-    if (cpuid(1, 0).ecx & CPUID_HYPERVISOR)
+    if (cpuid(1, 0).ecx & CPUID_HYPERVISOR) {
         show_signature(0x40000000, "hypervisor");
+        show_signature(0x40000100, "hypervisor's own");
+    }
     print("hello: done\n");
     return 0;
 }

@@ -6,6 +6,7 @@
  * in 64 KiB steps.
  * gibs=512     at most about so many GiB boundaries; 0 for all of them
  * unclaimed=0xff  the byte that unclaimed memory reads (QEMU's PC reads 0 there)
+ * board=1      leave out what Bulkhead's PC claims: the firmware's area below 1 MiB, IOAPIC and local APIC
  * pc=1         leave out what a PC claims: everything below 1 MiB and the last GiB below 4 GiB
  */
 #include "multiboot.h"
@@ -19,6 +20,7 @@ extern u64 pml4[512];
 static u64 window_pdpt[512] __attribute__((aligned(4096)));
 static u64 window_directory[512] __attribute__((aligned(4096)));
 static volatile u32 witness = WITNESS;
+static word board;
 static u32 unclaimed, probes, answers, kept, ram_pages;
 
 /* Virtual 512 GiB onwards is a window of 2 MiB, moved to where we want to look. */
@@ -38,7 +40,7 @@ static int claimed(u64 gpa)
     for (struct multiboot_mmap *m = mmap_first(); mmap_more(m); m = mmap_next(m))
         if (gpa < m->base + m->length && gpa + 4 > m->base)
             return 1;
-    return 0;
+    return board && ((gpa >= 0xc0000 && gpa < 0x100000) || gpa >> 12 == 0xfec00 || gpa >> 12 == 0xfee00);
 }
 
 static void probe(u64 gpa)
@@ -78,6 +80,7 @@ static void sweep_gibs(u32 width)
 int main(void)
 {
     word pc = option("pc", 0);
+    board = option("board", 0);
     u32 width = physical_width();
     unclaimed = option("unclaimed", 0xff) * 0x01010101u;
     if (!(info()->flags & INFO_MMAP)) {

@@ -4,6 +4,7 @@
  * byte and as a word too.
  * full=1   each port at each width
  * out=1    write to each port as well (byte, word, dword by turns), but for those that end the VM
+ * board=1  leave out the PC's chips that Bulkhead gives a guest
  * allow=0  fail when more than so many reads are not all ones
  */
 #include "runtime.h"
@@ -15,9 +16,13 @@ static const struct { u16 first, last; } left_alone[] = {
     { PORT_COM1, PORT_COM1 + 7 },
     { PORT_RESET, PORT_RESET },
 };
-/* A PC's own traps, met only on bare hardware: fast A20/reset, and the ACPI sleep control of QEMU's PIIX4. */
-static const struct { u16 first, last; } no_writes[] = { { 0x92, 0x92 }, { 0xb2, 0xb3 }, { 0x600, 0x63f },
+/* A PC's own traps: fast A20/reset, the port that tells of a panic, and the ACPI sleep control. */
+static const struct { u16 first, last; } no_writes[] = { { 0x92, 0x92 }, { 0xb2, 0xb3 }, { 0x505, 0x505 }, { 0x600, 0x63f },
                                                          { 0xcf8, 0xcff } };
+/* docs/platform.md, "Devices". */
+static const struct { u16 first, last; } board[] = { { 0x20, 0x21 }, { 0x40, 0x43 }, { 0x60, 0x61 }, { 0x70, 0x71 }, { 0xa0, 0xa1 },
+                                                     { 0x4d0, 0x4d1 }, { 0x505, 0x505 }, { 0x600, 0x60b }, { 0xcf8, 0xcff } };
+static word without_board;
 
 static u32 reads, answers, writes;
 
@@ -30,6 +35,9 @@ static int forbidden(u32 port, u32 width, int writing)
 {
     for (u32 i = 0; i < sizeof left_alone / sizeof left_alone[0]; i++)
         if (touches(port, width, left_alone[i].first, left_alone[i].last))
+            return 1;
+    for (u32 i = 0; without_board && i < sizeof board / sizeof board[0]; i++)
+        if (touches(port, width, board[i].first, board[i].last))
             return 1;
     for (u32 i = 0; writing && i < sizeof no_writes / sizeof no_writes[0]; i++)
         if (touches(port, width, no_writes[i].first, no_writes[i].last))
@@ -65,6 +73,7 @@ static void poke(u32 port, u32 width)
 
 int main(void)
 {
+    without_board = option("board", 0);
     word full = option("full", 0), out = option("out", 0), allow = option("allow", 0);
     for (u32 port = 0; port < 0x10000; port++) {
         int last = port > 0xfffc;                  /* wide accesses run over the end of the port space */

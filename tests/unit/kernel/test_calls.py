@@ -412,7 +412,7 @@ WALK = {
 NAMES = [name for name, (often, _) in sorted(WALK.items()) for _ in range(often)]
 
 
-@pytest.mark.parametrize('seed', range(100))
+@pytest.mark.parametrize('seed', list(range(60)) + [83])
 def test_long_random_walk_leaves_every_frame_with_its_owner(fresh, seed):
     """Many calls one after the other, so that mappings, rings and owners get old. The seed tells it all again."""
     Calls.fresh = staticmethod(fresh)

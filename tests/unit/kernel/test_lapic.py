@@ -68,9 +68,17 @@ class Model(object):
             return max(self.irr)
         return -1
 
+    def error(self, bit):
+        """An interrupt for the first one since ESR was written."""
+        entry = self.lvt[ERROR]
+        if not self.errors and not entry & MASKED and entry & 0xff >= 16:
+            self.irr.add(entry & 0xff)
+            self.level.discard(entry & 0xff)
+        self.errors |= 1 << bit
+
     def request(self, vector, level):
         if vector < 16:
-            self.errors |= 1 << 6
+            self.error(6)
         elif self.works():
             self.irr.add(vector)
             (self.level.add if level else self.level.discard)(vector)
@@ -143,7 +151,7 @@ class Model(object):
             if self.due is not None and self.mode() != DEADLINE:
                 self.begin(now)             # the manual does not say; it begins anew
         else:
-            self.errors |= 1 << 7
+            self.error(7)
 
     def registers(self, now):
         words = dict((offset, 0) for offset in range(0, 0x400, 16))
@@ -451,6 +459,26 @@ def test_errors_are_told_at_the_next_write_and_then_forgotten():
     assert read(a, ESR) == 1 << 6
     write(a, ESR, 0)
     assert read(a, ESR) == 0
+
+
+def test_first_error_since_esr_was_written_is_an_interrupt():
+    a = apic()
+    write(a, ERROR, 0x45)
+    a.request(3, False)
+    assert a.pending() == 0x45
+    a.take(0x45)
+    a.end()
+    a.request(4, False)
+    write(a, 0x40, 0)
+    assert a.pending() == -1
+    write(a, ESR, 0)
+    write(a, 0x40, 0)
+    assert a.pending() == 0x45
+    for entry in (0x10045, 0x0f):
+        b = apic()
+        write(b, ERROR, entry)
+        b.request(3, False)
+        assert b.pending() == -1 and read(b, IRR) == 0
 
 
 def test_the_pics_pin_comes_through_lint0_or_past_an_apic_that_is_off():

@@ -332,6 +332,13 @@ def test_the_numbers_of_a_sequence_are_read_and_bounded(numbers, expected):
     assert sequence.function() == ord('m') and sequence.numbers[:sequence.number_count] == expected
 
 
+@pytest.mark.parametrize('stranger, shown', [('\x07', ''), ('\x18', '\\x18'), ('\x9b', '\\x9b'), ('\x7f', '\\x7f'), ('\x1b(B', '')])
+def test_a_byte_that_cannot_stand_in_an_escape_sequence_ends_it(stranger, shown):
+    screen = Screen()
+    screen.say(0, 'abc\x1b[' + stranger + '3Dx\n')
+    assert screen.lines() == ['[a] abc\\x1b[' + shown + '3Dx']
+
+
 def test_an_escape_sequence_does_not_reach_over_the_line_of_another():
     screen = Screen()
     screen.say(0, 'abc\x1b[')
