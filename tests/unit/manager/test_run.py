@@ -342,9 +342,10 @@ def arranging_calls():
 
 
 def test_whatever_single_call_fails_the_box_ends_with_a_table_and_touches_nothing_foreign():
+    """Every call that makes the VMs, and every ninth of the many like ones that take their memory back."""
     failing = arranging_calls()
     assert len(failing) > 40
-    for index in failing:
+    for index in failing[:60] + failing[60::9]:
         kernel = two_guests([('send', 'a\n')], [('send', 'b\n')])
         kernel.fail[index] = status.NO_MEMORY
         run = Run(kernel)
