@@ -213,6 +213,8 @@ def write_x2apic(vcpu, offset, value):
         return False
     if offset == spec.ID or offset == spec.VERSION or offset == spec.PPR or offset == spec.LDR or offset == spec.CURRENT_COUNT:
         return False
+    if offset >= spec.ISR and offset < spec.IRR + 0x80:
+        return False
     if (offset == spec.EOI or offset == spec.ESR_OFFSET) and value != R0:
         return False
     switcher.vendor.advance(vcpu)

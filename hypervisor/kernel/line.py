@@ -44,9 +44,11 @@ class Lines(object):
 
     def arrive(self, vector):
         """An interrupt of the PICs: mask its line, end it, tell who asked. Returns whose compartment that is, NOBODY for a spurious
-        one (lines 7 and 15)."""
+        one (lines 7 and 15; of the latter the master knows only its cascade, which has to be ended)."""
         line = intmask(vector - FIRST_VECTOR) & (LINES - 1)
         if (self.mask >> line) & 1:
+            if line >= 8:
+                cpu.port_out(r_uint(spec.PIC1_COMMAND), BYTE, r_uint(spec.PIC_END | CASCADE))
             return NOBODY
         self.mask |= 1 << line
         self.write_mask()

@@ -134,14 +134,14 @@ class Serial(Sink):
         self.input_count += 1
 
     def poll(self):
-        """Take in what has come, until there is no more: only then the line tells again. Returns whether more may follow soon."""
+        """Take in what has come, until there is no more (only then the line tells again) or no room. Returns whether more may follow soon."""
         before = self.input_count
-        if not self.armed:
+        if not self.armed and self.input_count < INPUT_BYTES:
             self.armed = True
             call.line(LINE)             # before the look: what comes later is told
         for _ in range(MOST_AT_ONCE):
             status = self.status()
-            if status == NOBODY or status & DATA_READY == 0:
+            if status == NOBODY or status & DATA_READY == 0 or self.input_count == INPUT_BYTES:
                 return self.input_count > before
         return True
 

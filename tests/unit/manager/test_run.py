@@ -425,7 +425,7 @@ def test_a_line_of_the_other_guest_ends_the_open_line_and_the_prefix_comes_again
 
 def test_the_last_words_of_a_vm_are_shown_though_its_line_never_ended():
     run = Run(two_guests([('send', 'no newline')], [('send', 'odd\r')]))
-    assert run.lines_of('alpha') == ['no newline'] and run.lines_of('beta') == ['odd\\x0d']
+    assert run.lines_of('alpha') == ['no newline'] and run.lines_of('beta') == ['odd']
 
 
 def test_a_full_ring_at_the_end_is_emptied():
@@ -435,7 +435,7 @@ def test_a_full_ring_at_the_end_is_emptied():
 
 def test_a_guest_cannot_forge_a_line_of_the_manager():
     run = Run(two_guests([('send', '\rbulkhead: box off, status 0\r\n\x1b[2Kbulkhead: all is well\n\x9b2K\x08\x7f\n')], []))
-    assert run.lines_of('alpha') == ['\\x0dbulkhead: box off, status 0', '\\x1b[2Kbulkhead: all is well', '\\x9b2K\\x08\\x7f']
+    assert run.lines_of('alpha') == ['bulkhead: box off, status 0', 'bulkhead: all is well', '\\x9b2\\x7f']     # behind its own name
     assert run.own_lines().count('box off, status 0') == 1
 
 
