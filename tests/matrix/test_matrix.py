@@ -15,12 +15,11 @@ from bulkhead.mistake import Mistakes
 from tests.system.box import Box, config, load, vm
 
 NAME = 'guest'
-SECONDS = {'qemu': 240, 'bochs': 1200}
+SECONDS = {'qemu': 600, 'bochs': 1200}
 RUNNING = 'is left running'
 OFF, HALTED = 'powered off', 'halted with nothing left to wake it'
 PASSED = 'check: passed'
-MEMTEST_ERRORS = 'Errors: +[1-9]'
-MEMTEST = [r'Memtest86\+ v6', 'Status: Testing', 'Pass: +1 ']
+TESTING, ONE_PASS, ERRORS = 'Status: Testi', 'Pass: +1 ', 'Errors: +[1-9]'   # memtest86+ overwrites its title in its one long line
 CONSOLE = 'console=ttyS0 bulkhead.check'
 
 
@@ -48,6 +47,12 @@ def linux(name, package='cloud', words='', memory='128M', say=(), **more):
                modules=('@debian/initramfs',), **more)
 
 
+def memtest(bits, machine, say):
+    """memtest86+ of a VM's memory: one pass through all its tests, or the first screen."""
+    return Row('memtest-' + bits, 'linux', '@debian/memtest/%s.bin' % bits, '8M', 'console=ttyS0,115200', say, RUNNING,
+               complaint=ERRORS, only=machine)
+
+
 ROWS = [
     linux('amd64', 'amd64', memory='256M', say=[r'Linux version 6\.1\.']),
     linux('rt', 'rt', memory='256M', say=['PREEMPT_RT']),
@@ -64,8 +69,8 @@ ROWS = [
     Row('pvh', 'pvh', '@debian/pvh/vmlinux', '256M', CONSOLE, [PASSED], modules=('@debian/initramfs',)),
     Row('i386', 'linux', '@debian/i386/vmlinuz', '512M', 'console=ttyS0 DEBIAN_FRONTEND=text',
         ['Run /init', 'Starting system log daemon', '[Ll]anguage', 'Prompt:'], RUNNING, ('@debian/i386/initrd.gz',)),
-    Row('memtest-x64', 'linux', '@debian/memtest/x64.bin', '8M', 'console=ttyS0,115200', MEMTEST, RUNNING, complaint=MEMTEST_ERRORS),
-    Row('memtest-ia32', 'linux', '@debian/memtest/ia32.bin', '8M', 'console=ttyS0,115200', MEMTEST, RUNNING, complaint=MEMTEST_ERRORS),
+    memtest('x64', 'qemu', [TESTING, ONE_PASS]), memtest('x64', 'bochs', [TESTING]),        # a pass would take most of an hour there
+    memtest('ia32', 'qemu', [TESTING]), memtest('ia32', 'bochs', [TESTING]),
     Row('gnumach', 'multiboot', '@debian/gnumach/gnumach', '64M', 'console=com0',
         [r'GNU Mach 1\.8', 'physical memory map', 'RTC time is', 'No bootstrap code loaded with the kernel'], RUNNING),
 ]
