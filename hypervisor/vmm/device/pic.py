@@ -1,8 +1,8 @@
 """The pair of 8259A interrupt controllers of a PC, with the ELCR of its EISA successors.
 
 They start as a PC's firmware leaves them: initialised for the vectors 0x08 and 0x70, all lines masked, line 9 (ACPI's SCI)
-level-triggered. An edge that was latched stays pending when its line falls again (the slave's request does not); LTIM of ICW1
-means nothing, the ELCR does.
+level-triggered. An edge that was latched stays pending when its line falls again (the slave's request too, which then is a spurious 15); LTIM
+of ICW1 means nothing, the ELCR does.
 Source: Intel 8259A data sheet, "Interrupt Sequence", "Programming the 8259A"; Intel 82371SB (PIIX3), "ELCR1, ELCR2".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
@@ -205,8 +205,6 @@ class Pic(object):
     def update(self):
         """Something has changed: work the cascade and the vCPU's pin."""
         self.master.set_line(CASCADE, self.slave.pending() != NONE)
-        if not self.master.lines & 1 << CASCADE:
-            self.master.edges &= ~(1 << CASCADE)        # what the slave takes back has not been asked
         self.pins.set_extint(BY_PIC, self.intr())
 
     def acknowledge(self):
