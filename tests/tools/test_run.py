@@ -135,7 +135,7 @@ def test_monitor_stops_the_box_and_shows_memory_and_registers(described, kernel,
     table = int.from_bytes(data[28:32], 'little')
     offset, _, address = (int.from_bytes(data[table + at:table + at + 4], 'little') for at in (4, 8, 12))
     with Box(described('he0'), machine, kernel=kernel, monitor=True) as box:
-        box.wait_for('hello')
+        box.wait_for(r'hello.*\n')                                  # the whole line: its end must not come while the box is paused
         for _ in range(2):                                          # pausing works more than once
             box.pause()
             registers = box.registers()
