@@ -54,7 +54,7 @@ class Timer(object):
         self.window = self.base()
         self.x2apic = base & r_uint(lapic.APIC_BASE_X2APIC) != R0
         cpu.wrmsr(r_uint(MSR_APIC_BASE), base | r_uint(lapic.APIC_BASE_ENABLE))
-        self._write(lapic.LINT0, r_uint(lapic.LVT_EXTINT))      # the PICs, all of whose lines are masked (line.py)
+        self._write(lapic.LINT0, r_uint(lapic.EXTINT << lapic.MODE_SHIFT))      # the PICs, all of whose lines are masked (line.py)
         self._write(lapic.LINT1, r_uint(lapic.MASKED))
         self._write(lapic.ERROR, r_uint(lapic.MASKED))
         self._write(lapic.TPR, R0)
@@ -82,7 +82,9 @@ class Timer(object):
         n = 0
         while n < CALIBRATIONS:
             self._measure()
-            if self.counted == R0 or self.ticks == R0:
+            if self.ticks == R0:
+                return refusal.PIT_SILENT
+            if self.counted == R0:
                 return refusal.LAPIC_SILENT
             if self.blur < best:
                 best = self.blur
@@ -95,7 +97,7 @@ class Timer(object):
 
     def _measure(self):
         """One interval of the PIT, in TSC ticks and LAPIC counts. Its start and its end lie somewhere between two readings of the TSC;
-        `blur` is what these leave open."""
+        `blur` is what these leave open. ticks: 0 when the PIT does not count."""
         count = lapic.PIT_HZ // CALIBRATION_HZ
         gate = cpu.port_in(r_uint(lapic.PIT_GATE), r_uint(1)) & r_uint(0xfc)
         cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate)
@@ -116,6 +118,9 @@ class Timer(object):
         last = cpu.rdtsc()
         self._write(lapic.INITIAL_COUNT, R0)
         self.blur = (start - first) + (last - before)
+        if before - start > PATIENCE:
+            self.ticks = R0                 # it never ends
+            return
         self.ticks = ((last - start) + (before - first)) >> 1
 
     def start(self):

@@ -1,18 +1,15 @@
-"""The machine's real-time clock, an MC146818 at ports 0x70 and 0x71: read once, when the box starts.
+"""The machine's real-time clock: read once, when the box starts.
 
-Source: Motorola MC146818 data sheet, "Time, Calendar, and Alarm Locations", "Update Cycle". The century is where PCs have it.
+Source: Motorola MC146818 data sheet, "Time, Calendar, and Alarm Locations", "Update Cycle".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw.task import rdtsc
 from hypervisor.lib import call
 from hypervisor.lib.calendar import unix_seconds
+from hypervisor.spec.cmos import A, A_UPDATING, B, B_24, B_BINARY, CENTURY, DAY, HOURS, MINUTES, MONTH, PM, PORT, SECONDS, YEAR
 
-INDEX, DATA = 0x70, 0x71
-SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR, A, B, CENTURY = 0, 2, 4, 7, 8, 9, 10, 11, 0x32
-UPDATING = 0x80                 # A
-BINARY, HOURS_24 = 4, 2         # B
-PM = 0x80                       # HOURS, in the 12-hour format
+INDEX, DATA = PORT, PORT + 1
 TRIES = 8
 FIRST_YEAR, LAST_YEAR = 2020, 2199      # what a clock that works says
 UNKNOWN = 0
@@ -30,7 +27,7 @@ class Clock(object):
         self.control = self._byte(B)
         for _ in range(TRIES):
             before = self._byte(SECONDS)
-            if self._byte(A) & UPDATING == 0:
+            if self._byte(A) & A_UPDATING == 0:
                 self.tsc = rdtsc()
                 self.seconds = self._time()
                 if self._byte(SECONDS) == before:       # no second has ended meanwhile
@@ -43,7 +40,7 @@ class Clock(object):
         return intmask(call.value()) & 0xff
 
     def _number(self, byte):
-        return byte if self.control & BINARY else (byte >> 4) * 10 + (byte & 15)
+        return byte if self.control & B_BINARY else (byte >> 4) * 10 + (byte & 15)
 
     def _time(self):
         century, year = self._number(self._byte(CENTURY)), self._number(self._byte(YEAR))
@@ -55,6 +52,6 @@ class Clock(object):
         return unix_seconds(year, month, day, hour * 3600 + minute * 60 + second) if sane else UNKNOWN
 
     def _hour(self, byte):
-        if self.control & HOURS_24:
+        if self.control & B_24:
             return self._number(byte)
         return self._number(byte & ~PM) % 12 + (12 if byte & PM else 0)

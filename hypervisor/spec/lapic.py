@@ -16,6 +16,7 @@ VERSION_VALUE = 0x00050014                      # six LVT entries, an integrated
 
 # Delivery modes (ICR bits 10:8, LVT bits 10:8)
 FIXED, LOWEST, SMI, NMI, INIT, STARTUP, EXTINT = 0, 1, 2, 4, 5, 6, 7
+MODE_SHIFT = 8
 LVT_PENDING = 1 << 12
 LVT_MODE_ONE_SHOT, LVT_MODE_PERIODIC, LVT_MODE_DEADLINE = 0, 1, 2       # bits 18:17 of the timer's LVT
 ESR_ILLEGAL_SENT, ESR_ILLEGAL_RECEIVED, ESR_ILLEGAL_REGISTER = 1 << 5, 1 << 6, 1 << 7
@@ -35,6 +36,5 @@ DIVIDE_BY_1 = 0xb
 PIC1_COMMAND, PIC1_DATA, PIC2_COMMAND, PIC2_DATA = 0x20, 0x21, 0xa0, 0xa1
 PIC_VECTOR = 0x20               # where the PIC's sixteen lines come in; those that nobody has asked for are masked
 PIC_END = 0x60                  # OCW2: a specific end of interrupt; the line in bits 2:0
-LVT_EXTINT = 7 << 8
 PIT_CHANNEL2, PIT_COMMAND, PIT_GATE = 0x42, 0x43, 0x61
 PIT_HZ = 1193182

@@ -21,6 +21,7 @@ TABLE = [
     (20, 'NO_LAPIC', 'this processor has no local APIC: there would be no time slices'),
     (21, 'LAPIC_SILENT', 'the local APIC timer does not count'),
     (22, 'NO_NX', 'this processor has no NX'),
+    (23, 'PIT_SILENT', 'the PIT does not count, against which the timers are measured'),
     (30, 'BAD_LOADER', 'it was not started by a multiboot loader'),
     (31, 'NO_MEMORY_MAP', 'the boot loader gave no memory map'),
     (32, 'NO_ARENA', 'there is no free stretch of memory for the kernel: give the machine more memory'),

@@ -272,3 +272,20 @@ def test_no_image_leads_to_a_traceback(data):
         image.check_ranges(image.multiboot_ranges(data), 16 << 20)
     except image.Unbootable as error:
         assert error.what
+
+
+UNATTENDED = GOOD + 'command_line = "quiet"\nunattended = "%s"\n'
+
+
+def test_unattended_words_join_the_command_line_only_when_nobody_is_there(folder):
+    machine = check.load_text(UNATTENDED % 'check now', folder / 'box.toml')
+    assert machine.vms[0].boot.command_line == 'quiet'
+    assert machine.unattended().vms[0].boot.command_line == 'quiet check now'
+    assert machine.unattended().unattended() == machine.unattended()
+
+
+def test_unattended_words_must_fit_the_command_line(folder):
+    most = 1024 - len('quiet ')
+    assert mistakes_in(UNATTENDED % ('x' * most), folder) == []
+    mistake = only_mistake(UNATTENDED % ('x' * (most + 1)), folder)
+    assert mistake.key.endswith('unattended') and '1025 bytes' in mistake.what

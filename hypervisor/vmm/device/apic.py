@@ -19,7 +19,7 @@ ZERO = r_uint(0)
 # What a PC's firmware does: the PIC pair reaches the processor through the APIC. Software that wants neither APIC nor IOAPIC changes
 # nothing of it.
 FIRMWARE = [(lapic.SPURIOUS, lapic.SPURIOUS_ENABLE | 0xff),
-            (lapic.LINT0, lapic.EXTINT << 8), (lapic.LINT1, lapic.NMI << 8)]
+            (lapic.LINT0, lapic.EXTINT << lapic.MODE_SHIFT), (lapic.LINT1, lapic.NMI << lapic.MODE_SHIFT)]
 FIRMWARE_OFFSETS = [r_uint(offset) for offset, _ in FIRMWARE]
 FIRMWARE_VALUES = [r_uint(value) for _, value in FIRMWARE]
 

@@ -9,28 +9,28 @@ PC/AT Technical Reference, "CMOS RAM Data".
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.lib.calendar import DAY_SECONDS, UNIX_DAY, day_number, unix_seconds
+from hypervisor.spec.cmos import (
+    A, A_UPDATING, B, B_24, B_BINARY, C, CENTURY, D, DAY, HOURS, HOURS_ALARM, MINUTES, MINUTES_ALARM, MONTH, PM, PORT, SECONDS,
+    SECONDS_ALARM, WEEKDAY, YEAR)
 from hypervisor.vmm.bus import DONE, Device
 from hypervisor.vmm.device import lines as board
 from hypervisor.vmm.device.agenda import Timed
 from hypervisor.vmm.device.clock import MICROSECOND, NEVER
 
-PORT = 0x70
 BYTES = 128
 NMI_MASK = 0x80                 # of the index port: kept, there is nothing to mask
 
-SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH, YEAR, A, B, C, D = range(14)
 SHUTDOWN_STATUS, EQUIPMENT, BASE_LOW, BASE_HIGH, EXTENDED_LOW, EXTENDED_HIGH = 0x0f, 0x14, 0x15, 0x16, 0x17, 0x18
 SUM_FIRST, SUM_LAST, SUM_HIGH, SUM_LOW = 0x10, 0x2d, 0x2e, 0x2f
-EXTENDED_2_LOW, EXTENDED_2_HIGH, CENTURY, ABOVE_16_LOW, ABOVE_16_HIGH = 0x30, 0x31, 0x32, 0x34, 0x35
+EXTENDED_2_LOW, EXTENDED_2_HIGH, ABOVE_16_LOW, ABOVE_16_HIGH = 0x30, 0x31, 0x34, 0x35
 ANY = 0xc0                      # an alarm byte from here on matches all
 
-A_UPDATING, A_DIVIDER, A_RATE, A_RUNNING, A_WRITABLE = 0x80, 0x70, 0x0f, 0x20, 0x7f
+A_DIVIDER, A_RATE, A_RUNNING, A_WRITABLE = 0x70, 0x0f, 0x20, 0x7f
 A_AT_START = A_RUNNING | 6      # 32.768 kHz, 1024 Hz
-B_SET, B_PERIODIC, B_ALARM, B_UPDATE, B_BINARY, B_24 = 0x80, 0x40, 0x20, 0x10, 0x04, 0x02
+B_SET, B_PERIODIC, B_ALARM, B_UPDATE = 0x80, 0x40, 0x20, 0x10
 B_AFTER_RESET = 0x87            # what a reset keeps: SET, format, daylight saving
 C_REQUEST, C_PERIODIC, C_ALARM, C_UPDATE = 0x80, 0x40, 0x20, 0x10
 D_VALID = 0x80                  # the battery is good
-PM = 0x80                       # of the hours, in the 12-hour format
 
 UPDATE_US = 2228                # the update-in-progress bit is set for the last 244 + 1984 us of each second
 CRYSTAL = 32768

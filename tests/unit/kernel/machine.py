@@ -75,6 +75,9 @@ class Processor(dict):
         dict.__init__(self)
         self.machine = machine
         self.started = None         # TSC
+        self.disturbed = 0          # intervals at whose end the processor is away for a millisecond
+        self.measured = 0           # intervals
+        self.stuck = False
 
     def get(self, port, default=None):
         if port == lapic.PIT_GATE:
@@ -92,8 +95,14 @@ class Processor(dict):
         cpu.tsc += GATE_TICKS
         passed = cpu.tsc - self.started
         self.machine.memory.put(LAPIC + lapic.CURRENT_COUNT, struct.pack('<I', 0xffffffff - passed // TICKS_PER_COUNT))
+        if self.stuck:
+            cpu.tsc += TSC_HZ // 10
+            return 0
         if passed < TSC_HZ // 100:
             return 0
+        if self.measured < self.disturbed:
+            cpu.tsc += TSC_HZ // 1000
+        self.measured += 1
         self.started = None
         return 0x20
 

@@ -8,6 +8,7 @@ from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.frames import KERNEL, NOBODY
 from hypervisor.kernel.inventory import inventory
 from hypervisor.kernel.multiboot import loader
+from hypervisor.kernel.timer import timer
 from hypervisor.spec import boot, call, refusal
 from hypervisor.spec.layout import BOOT_PAGE
 from rpython.rlib.rarithmetic import r_uint
@@ -236,3 +237,25 @@ def test_kernel_root_has_guard_pages_and_no_one_to_one_map(make_machine):
     for symbol in (image.KERNEL_STACK_GUARD, image.PANIC_STACK_GUARD):
         assert image.fake[symbol] not in addresses and image.fake[symbol] + PAGE in addresses
     assert min(addresses) >= 0xffffffff80000000
+
+
+@pytest.mark.parametrize('disturbed', [0, 1, 5, 7])
+def test_rate_is_right_though_the_processor_was_away_while_it_was_measured(make_machine, disturbed):
+    """A millisecond away at the end of an interval would make the clock a tenth too fast."""
+    machine = make_machine()
+    machine.cpu.input.disturbed = disturbed
+    assert machine.boot() == refusal.NONE
+    assert abs(int(timer.tsc_khz) - 1000000) < 1000
+    assert machine.cpu.input.measured == disturbed + 1, 'no more than needed'
+
+
+def test_eight_disturbed_measurements_are_enough(make_machine):
+    machine = make_machine()
+    machine.cpu.input.disturbed = 100
+    assert machine.boot() == refusal.NONE and machine.cpu.input.measured == 8
+
+
+def test_pit_that_never_ends_is_refused(make_machine):
+    machine = make_machine()
+    machine.cpu.input.stuck = True
+    assert machine.boot() == refusal.PIT_SILENT

@@ -304,3 +304,17 @@ def test_full_console_is_a_transmitter_that_is_not_empty():
     pc.uart.console_changed()
     assert asks(pc) and pc.get(LSR) & 0x60 == 0x60
     assert pc.get(IIR) == 2
+
+
+def test_guest_without_rts_gets_nothing_until_it_gives_it_again():
+    """Only who has given it can take it back: a guest that never touches MCR receives."""
+    pc = with_uart(ier=1, fcr=1, mcr=8)
+    arrives(pc, b'a')
+    assert pc.get(DATA) == ord('a')
+    pc.put(MCR, 0x0a)
+    pc.put(MCR, 0x08)
+    arrives(pc, b'bc')
+    assert not asks(pc) and pc.get(LSR) & 1 == 0
+    pc.put(MCR, 0x0a)
+    pc.uart.console_changed()
+    assert asks(pc) and pc.get(DATA) == ord('b') and pc.get(DATA) == ord('c')
