@@ -75,7 +75,7 @@ class Processor(dict):
         dict.__init__(self)
         self.machine = machine
         self.started = None         # TSC
-        self.disturbed = 0          # intervals at whose end the processor is away for a millisecond
+        self.away = []              # ticks for which the processor is away at the end of each interval; of later ones none
         self.measured = 0           # intervals
         self.stuck = False
 
@@ -100,8 +100,8 @@ class Processor(dict):
             return 0
         if passed < TSC_HZ // 100:
             return 0
-        if self.measured < self.disturbed:
-            cpu.tsc += TSC_HZ // 1000
+        if self.measured < len(self.away):
+            cpu.tsc += self.away[self.measured]
         self.measured += 1
         self.started = None
         return 0x20
