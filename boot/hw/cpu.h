@@ -17,6 +17,12 @@ static inline void bh_wrmsr(bh_word number, bh_word value)
                      "d"((unsigned int)(value >> 32)) : "memory");
 }
 
+/* BSR: the number of the highest set bit of a word that is not 0. */
+static inline bh_word bh_bsr(bh_word word)
+{
+    return 63 - __builtin_clzl(word);
+}
+
 static inline bh_word bh_rdtsc(void)
 {
     unsigned int low, high;

@@ -2,13 +2,18 @@
 #include "spec.h"
 
     .text
-/* void bh_svm_run(area, vmcb hva, vmcb hpa, host vmcb hpa): called from hypervisor/kernel/svm.py.
+/* unsigned long bh_svm_run(area, vmcb hva, vmcb hpa, host vmcb hpa): called from hypervisor/kernel/svm.py.
  * 1. keep the callee-saved registers and the arguments on the stack;
  * 2. RAX goes through the VMCB, the other fourteen registers through the area;
  * 3. GIF off, IF on: a physical interrupt ends the run (V_INTR_MASKING) and stays pending;
- * 4. VMLOAD, VMRUN, VMSAVE: with FS, GS, TR, LDTR, KERNEL_GS_BASE, STAR and friends of the guest;
- * 5. the guest's registers go to the area; VMLOAD brings the kernel's TR back, which its fault stacks need; GIF on.
+ * 4. VMLOAD, VMRUN: with FS, GS, TR, LDTR, KERNEL_GS_BASE, STAR and friends of the guest;
+ * 5. at an exit the registers that a C function may change, and RBX, go to the area, and k_svm_quick (hypervisor/kernel/quick.py) is
+ *    asked. Where it says QUICK_AGAIN the guest goes on, with what belongs to it still in the processor. GIF is off, so no NMI comes to
+ *    the guest's TR; a fault of the kernel's own needs no TR, unless it is a double fault;
+ * 6. otherwise VMSAVE and the rest of the registers; VMLOAD brings the kernel's TR back, which its fault stacks need; GIF on.
+ * Returns what k_svm_quick has answered. On the stack meanwhile: area, vmcb hva, vmcb hpa, host vmcb hpa, and a word that aligns it.
  * Deliberately does not save: FPU state, DR0-DR3, XCR0 (hypervisor/kernel/switch.py does when another vCPU runs). */
+    .balign 16
     .global bh_svm_run
 bh_svm_run:
     pushq %rbx
@@ -18,53 +23,65 @@ bh_svm_run:
     pushq %r14
     pushq %r15
     pushq %rcx
+    pushq %rcx
+    pushq %rdx
     pushq %rsi
     pushq %rdi
     movq AREA_RAX(%rdi), %rax
     movq %rax, VMCB_RAX(%rsi)
-    movq %rdx, %rax
-    movq AREA_RCX(%rdi), %rcx
-    movq AREA_RDX(%rdi), %rdx
-    movq AREA_RBX(%rdi), %rbx
     movq AREA_RBP(%rdi), %rbp
-    movq AREA_RSI(%rdi), %rsi
-    movq AREA_R8(%rdi), %r8
-    movq AREA_R9(%rdi), %r9
-    movq AREA_R10(%rdi), %r10
-    movq AREA_R11(%rdi), %r11
     movq AREA_R12(%rdi), %r12
     movq AREA_R13(%rdi), %r13
     movq AREA_R14(%rdi), %r14
     movq AREA_R15(%rdi), %r15
-    movq AREA_RDI(%rdi), %rdi
+    movq %rdi, %rbx
     clgi
     sti
+    movq %rdx, %rax
     vmload %rax
+again:
+    movq 16(%rsp), %rax
+    movq AREA_RCX(%rbx), %rcx
+    movq AREA_RDX(%rbx), %rdx
+    movq AREA_RSI(%rbx), %rsi
+    movq AREA_RDI(%rbx), %rdi
+    movq AREA_R8(%rbx), %r8
+    movq AREA_R9(%rbx), %r9
+    movq AREA_R10(%rbx), %r10
+    movq AREA_R11(%rbx), %r11
+    movq AREA_RBX(%rbx), %rbx
     vmrun %rax
+    movq (%rsp), %rax
+    movq %rbx, AREA_RBX(%rax)
+    movq %rax, %rbx
+    movq %rcx, AREA_RCX(%rbx)
+    movq %rdx, AREA_RDX(%rbx)
+    movq %rsi, AREA_RSI(%rbx)
+    movq %rdi, AREA_RDI(%rbx)
+    movq %r8, AREA_R8(%rbx)
+    movq %r9, AREA_R9(%rbx)
+    movq %r10, AREA_R10(%rbx)
+    movq %r11, AREA_R11(%rbx)
+    call k_svm_quick
+    cmpl $QUICK_AGAIN, %eax
+    je   again
+    movq %rax, %rdx
+    movq 16(%rsp), %rax
     vmsave %rax
     cli
-    movq (%rsp), %rax
-    movq %rcx, AREA_RCX(%rax)
-    movq %rdx, AREA_RDX(%rax)
-    movq %rbx, AREA_RBX(%rax)
-    movq %rbp, AREA_RBP(%rax)
-    movq %rsi, AREA_RSI(%rax)
-    movq %rdi, AREA_RDI(%rax)
-    movq %r8, AREA_R8(%rax)
-    movq %r9, AREA_R9(%rax)
-    movq %r10, AREA_R10(%rax)
-    movq %r11, AREA_R11(%rax)
-    movq %r12, AREA_R12(%rax)
-    movq %r13, AREA_R13(%rax)
-    movq %r14, AREA_R14(%rax)
-    movq %r15, AREA_R15(%rax)
+    movq %rbp, AREA_RBP(%rbx)
+    movq %r12, AREA_R12(%rbx)
+    movq %r13, AREA_R13(%rbx)
+    movq %r14, AREA_R14(%rbx)
+    movq %r15, AREA_R15(%rbx)
     movq 8(%rsp), %rcx
-    movq VMCB_RAX(%rcx), %rdx
-    movq %rdx, AREA_RAX(%rax)
-    movq 16(%rsp), %rax
+    movq VMCB_RAX(%rcx), %rcx
+    movq %rcx, AREA_RAX(%rbx)
+    movq 24(%rsp), %rax
     vmload %rax
     stgi
-    addq $24, %rsp
+    movq %rdx, %rax
+    addq $40, %rsp
     popq %r15
     popq %r14
     popq %r13

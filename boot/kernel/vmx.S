@@ -4,14 +4,29 @@
     .text
 /* unsigned long bh_vmx_run(area): called from hypervisor/kernel/vmx.py with interrupts off and the guest's VMCS current.
  * 1. keep the callee-saved registers on the stack and RSP behind the area;
- * 2. load CR2 if it differs, and the fifteen general registers, popped off the area in their order there;
- * 3. VMLAUNCH the first time, VMRESUME later. RSP then is the end of the registers in the area, which is HOST_RSP too;
- * 4. an exit comes to bh_vmx_exit: push the registers back where they came from, keep CR2, return 0;
+ * 2. load CR2 if it differs, and the fifteen general registers;
+ * 3. VMLAUNCH the first time, VMRESUME later;
+ * 4. an exit comes to bh_vmx_exit, with the area in RSP, which is HOST_RSP. The registers that a C function may change, and RBX, go to the
+ *    area, and k_vmx_quick (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest goes on, with what else belongs to it
+ *    still in the processor. Otherwise the rest of the registers and CR2 go to the area, and that answer is returned;
  * 5. when the instruction itself fails, return 1 (VMfailInvalid) or 2 (VMfailValid); the area is unchanged.
- * Nothing pushes on the area meanwhile: interrupts are off, and NMI, #MC and #DF have stacks of their own.
+ * Nothing pushes on the area: interrupts are off, and NMI, #MC and #DF have stacks of their own.
  * An exit leaves GDTR with a limit of 64 KiB: LGDT again, or ring 3 could load descriptors out of whatever lies behind the GDT.
  * (IDTR's limit of 64 KiB does no harm: there are no vectors beyond 255.)
  * Deliberately does not save: FPU state, DR0-DR3, DR6, XCR0 (hypervisor/kernel/switch.py), STAR and friends (Vmx.switch). */
+    .macro load_guest
+    movq AREA_RAX(%rbx), %rax
+    movq AREA_RCX(%rbx), %rcx
+    movq AREA_RDX(%rbx), %rdx
+    movq AREA_RSI(%rbx), %rsi
+    movq AREA_RDI(%rbx), %rdi
+    movq AREA_R8(%rbx), %r8
+    movq AREA_R9(%rbx), %r9
+    movq AREA_R10(%rbx), %r10
+    movq AREA_R11(%rbx), %r11
+    movq AREA_RBX(%rbx), %rbx
+    .endm
+
     .balign 16
     .global bh_vmx_run
 bh_vmx_run:
@@ -21,66 +36,63 @@ bh_vmx_run:
     pushq %r13
     pushq %r14
     pushq %r15
+    subq $8, %rsp                       /* the stack is aligned where k_vmx_quick is called */
     movq %rsp, VMX_HOST_STACK(%rdi)
     movq AREA_CR2(%rdi), %rax
     movq %cr2, %rcx
     cmpq %rax, %rcx
     je   1f
     movq %rax, %cr2
-1:  cmpq $0, VMX_LAUNCHED(%rdi)         /* no instruction up to `je` changes the flags */
-    movq %rdi, %rsp
-    popq %rax
-    popq %rcx
-    popq %rdx
-    popq %rbx
-    popq %rbp                           /* RSP's place: it is in the VMCS */
-    popq %rbp
-    popq %rsi
-    popq %rdi
-    popq %r8
-    popq %r9
-    popq %r10
-    popq %r11
-    popq %r12
-    popq %r13
-    popq %r14
-    popq %r15
-    je   2f
-    vmresume
-    jmp  3f
-2:  movq $1, VMX_LAUNCHED - VMX_GPRS_END(%rsp)
+1:  movq AREA_RBP(%rdi), %rbp
+    movq AREA_R12(%rdi), %r12
+    movq AREA_R13(%rdi), %r13
+    movq AREA_R14(%rdi), %r14
+    movq AREA_R15(%rdi), %r15
+    movq %rdi, %rbx
+    cmpq $0, VMX_LAUNCHED(%rbx)
+    jne  again
+    movq $1, VMX_LAUNCHED(%rbx)
+    load_guest
     vmlaunch
-3:  movl $1, %eax
-    jc   4f
+    jmp  failed
+again:
+    load_guest
+    vmresume
+failed:
+    movl $1, %eax
+    jc   leave
     movl $2, %eax
-4:  movq VMX_HOST_STACK - VMX_GPRS_END(%rsp), %rsp
-    jmp  5f
+    jmp  leave
 
     .balign 16
     .global bh_vmx_exit
 bh_vmx_exit:
-    pushq %r15
-    pushq %r14
-    pushq %r13
-    pushq %r12
-    pushq %r11
-    pushq %r10
-    pushq %r9
-    pushq %r8
-    pushq %rdi
-    pushq %rsi
-    pushq %rbp
-    pushq %rbp                          /* RSP's place */
-    pushq %rbx
-    pushq %rdx
-    pushq %rcx
-    pushq %rax
-    movq %cr2, %rax
-    movq %rax, AREA_CR2(%rsp)
+    movq %rbx, AREA_RBX(%rsp)
+    movq %rsp, %rbx
+    movq VMX_HOST_STACK(%rbx), %rsp
+    movq %rax, AREA_RAX(%rbx)
+    movq %rcx, AREA_RCX(%rbx)
+    movq %rdx, AREA_RDX(%rbx)
+    movq %rsi, AREA_RSI(%rbx)
+    movq %rdi, AREA_RDI(%rbx)
+    movq %r8, AREA_R8(%rbx)
+    movq %r9, AREA_R9(%rbx)
+    movq %r10, AREA_R10(%rbx)
+    movq %r11, AREA_R11(%rbx)
+    call k_vmx_quick
+    cmpl $QUICK_AGAIN, %eax
+    je   again
+    movq %rbp, AREA_RBP(%rbx)
+    movq %r12, AREA_R12(%rbx)
+    movq %r13, AREA_R13(%rbx)
+    movq %r14, AREA_R14(%rbx)
+    movq %r15, AREA_R15(%rbx)
+    movq %cr2, %rcx
+    movq %rcx, AREA_CR2(%rbx)
     lgdt host_gdt
-    movq VMX_HOST_STACK(%rsp), %rsp
-    xorl %eax, %eax
-5:  popq %r15
+leave:
+    addq $8, %rsp
+    popq %r15
     popq %r14
     popq %r13
     popq %r12

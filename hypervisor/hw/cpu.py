@@ -53,6 +53,11 @@ def _fake_rdtsc():
     return r_uint(fake.tsc)
 
 
+def _fake_bsr(word):
+    assert word, 'BSR leaves its result undefined'
+    return r_uint(int(word).bit_length() - 1)
+
+
 def _fake_cpuid(leaf, subleaf, which):
     registers = fake.leaves.get((int(leaf), int(subleaf))) or fake.leaves.get(int(leaf)) or (0, 0, 0, 0)
     return r_uint(registers[int(which)])
@@ -86,6 +91,7 @@ def _register(name):
 rdmsr = _external('rdmsr', [_U], _U, _fake_rdmsr)
 wrmsr = _external('wrmsr', [_U, _U], _V, _fake_wrmsr)
 rdtsc = _external('rdtsc', [], _U, _fake_rdtsc)
+bsr = _external('bsr', [_U], _U, _fake_bsr)                      # the number of the highest set bit of a word that is not 0
 cpuid = _external('cpuid', [_U, _U, _U], _U, _fake_cpuid)       # leaf, subleaf, register (0 EAX to 3 EDX)
 port_in = _external('in', [_U, _U], _U, _fake_in)               # port, size in bytes
 port_out = _external('out', [_U, _U, _U], _V, _fake_out)        # port, size in bytes, value

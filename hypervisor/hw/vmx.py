@@ -8,6 +8,7 @@ from rpython.rtyper.lltypesystem import lltype, rffi
 from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
 from hypervisor.spec import vmx as spec
+from hypervisor.spec.context import QUICK_AGAIN, QUICK_LEAVE
 
 _ECI = ExternalCompilationInfo(includes=['hw/vmx.h'])
 NO_VMCS = 0xffffffffffffffff
@@ -30,6 +31,7 @@ class FakeVmx(object):
         self.log = []               # ('invept', type, eptp), ('invvpid', type, vpid), ('vmptrld', hpa), ('vmclear', hpa)
         self.vmxon_result = SUCCEED
         self.run = None
+        self.quick = None           # asked at each exit, as the assembly asks hypervisor/kernel/vmx_quick.py; None: nothing is
 
     def fields(self):
         assert self.on and self.current != NO_VMCS, 'no current VMCS'
@@ -76,7 +78,12 @@ def _fake_vmwrite(encoding, value):
 
 
 def _fake_run(area):
-    return r_uint(fake.run(int(area), fake.fields()))
+    while True:
+        answer = fake.run(int(area), fake.fields())
+        if answer == SUCCEED:
+            answer = fake.quick() if fake.quick else QUICK_LEAVE
+        if answer != QUICK_AGAIN:
+            return r_uint(answer)
 
 
 def _external(name, arguments, result, double):
@@ -97,7 +104,8 @@ vmwrite = _external('vmwrite', 2, _V, _fake_vmwrite)
 # invept(type, eptp).  invvpid(type, vpid).
 invept = _external('invept', 2, _V, lambda kind, eptp: fake.log.append(('invept', int(kind), int(eptp))))
 invvpid = _external('invvpid', 2, _V, lambda kind, vpid: fake.log.append(('invvpid', int(kind), int(vpid))))
-# run(area): enters the guest of the current VMCS; returns when it has exited, or FAIL_* if the instruction itself failed.
+# run(area): enters the guest of the current VMCS; returns QUICK_LEAVE or QUICK_DONE when it has exited, or FAIL_* if the instruction
+# itself failed.
 run = _external('vmx_run', 1, _U, _fake_run)
 # exit_address(): where an exit goes, for HOST_RIP.  keep_gdt(): once per core, before the first run.
 exit_address = _external('vmx_exit_address', 0, _U, lambda: r_uint(0xffffffff80102000))

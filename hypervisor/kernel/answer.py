@@ -8,6 +8,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import memory
 from hypervisor.kernel import panic, state
 from hypervisor.kernel.compartment import VCPU
+from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
 from hypervisor.kernel.vcpu import RAX, RBX, RCX, RDX, vcpus
@@ -53,6 +54,8 @@ def vcpu_run(caller, slot, deadline):
         return
     caller.task.vcpu = vcpu
     caller.task.block(IN_VCPU_RUN, deadline)
+    if vcpu.ready:
+        scheduler.hand_over(caller, None, vcpu)
 
 
 def take_answer(vcpu):
@@ -143,7 +146,7 @@ def deliver(vcpu):
     """An exit is the VMM's business: fill the vCPU page and make the VMM ready."""
     page = vcpu.page
     memory.store64(page + EXIT['KIND'], r_uint(vcpu.exit_kind))
-    memory.store64(page + EXIT['RIP'], switcher.vendor.get(vcpu, state.RIP))
+    memory.store64(page + EXIT['RIP'], switcher.vendor.rip(vcpu))
     memory.store64(page + EXIT['LENGTH'], vcpu.exit_length)
     memory.store64(page + EXIT['SELECTOR'], vcpu.exit_selector)
     memory.store64(page + EXIT['SIZE'], vcpu.exit_size)
@@ -158,6 +161,7 @@ def deliver(vcpu):
         vcpu.told = True
         task.answer(status.OK, r_uint(call.REASON_EXIT))
         task.wake()
+        scheduler.hand_over(vcpu.compartment, vcpu, None)
 
 
 def stop_self(caller, how, detail):

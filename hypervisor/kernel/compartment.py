@@ -131,6 +131,7 @@ class Compartment(Account):
         vcpu.apic.deadline = R0
         switcher.release(vcpu)
         self.vcpu_ticks += vcpu.ticks
+        vcpu.settle()
         n = 0
         while n < kinds.COUNT:
             self.counts[n] += vcpu.counts[n]
@@ -164,6 +165,7 @@ class Compartment(Account):
         while n < self.vcpu_count:
             vcpu = self.vcpus[n]
             if vcpu is not None:
+                vcpu.settle()
                 total += vcpu.counts[kind]
             n += 1
         return total
@@ -192,6 +194,36 @@ class Compartment(Account):
         return None
 
 
+class Bounds(object):
+    """How far loops over all compartments and vCPUs have to go: past the last one in use. It only falls when nobody is left behind."""
+
+    def __init__(self):
+        self.compartments = 1
+        self.vcpus = 0
+
+    def include(self, compartment):
+        """A compartment is in use, or has a vCPU more."""
+        if compartment.number >= self.compartments:
+            self.compartments = compartment.number + 1
+        n = 0
+        while n < compartment.vcpu_count:
+            vcpu = compartment.vcpus[n]
+            if vcpu is not None and vcpu.number >= self.vcpus:
+                self.vcpus = vcpu.number + 1
+            n += 1
+
+    def shrink(self):
+        """A compartment was released."""
+        self.vcpus = 0
+        n = self.compartments
+        self.compartments = 1
+        while n > 1:
+            n -= 1
+            if compartments[n].used:
+                self.include(compartments[n])
+
+
+bounds = Bounds()
 assert 2 * limit.COMPARTMENTS < audit.RECORDS
 compartments = [Compartment(n) for n in range(limit.COMPARTMENTS)]
 manager = compartments[0]

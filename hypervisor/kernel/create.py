@@ -4,7 +4,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import image, memory
 from hypervisor.kernel import limit
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.compartment import COMPARTMENT, EMPTY, REGION, RING_RECEIVER, RING_SENDER, VCPU, compartments
+from hypervisor.kernel.compartment import COMPARTMENT, EMPTY, REGION, RING_RECEIVER, RING_SENDER, VCPU, bounds, compartments
 from hypervisor.kernel.paging import TASK_TABLE, kernel_leaf, task_leaf
 from hypervisor.kernel.ring import rings
 from hypervisor.kernel.switch import FPU_BYTES, switcher
@@ -34,6 +34,7 @@ def create_compartment(creator, slot):
         return code
     compartment.creator = creator
     compartment.creator_slot = slot
+    bounds.include(compartment)
     creator.set_slot(slot, COMPARTMENT, r_uint(n), R0)
     return status.OK
 
@@ -123,6 +124,7 @@ def create_vcpu(compartment, slot):
         return code
     compartment.vcpus[vcpu.index] = vcpu
     compartment.vcpu_count += 1
+    bounds.include(compartment)
     compartment.set_slot(slot, VCPU, r_uint(n), R0)
     return status.OK
 
@@ -183,6 +185,7 @@ def reset_vcpu(vcpu):
     while n < kinds.COUNT:
         vcpu.counts[n] = R0
         n += 1
+    vcpu.forget_quick()
 
 
 def release_compartment(creator, compartment, slot):
@@ -205,6 +208,7 @@ def release_compartment(creator, compartment, slot):
         n += 1
     compartment.vcpu_count = 0
     compartment.used = False
+    bounds.shrink()
     creator.set_slot(slot, EMPTY, R0, R0)
     return status.OK
 

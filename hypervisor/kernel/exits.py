@@ -4,6 +4,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import memory
 from hypervisor.kernel import answer, interrupts, state
 from hypervisor.kernel.line import lines
+from hypervisor.kernel.quick import is_pat
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import XCR0_X87, switcher
 from hypervisor.kernel.timer import timer
@@ -191,14 +192,9 @@ def write_efer(vcpu, value):
 
 
 def write_pat(vcpu, value):
-    """Each byte is a memory type: 0, 1, 4, 5, 6 or 7."""
-    n = 0
-    while n < 8:
-        kind = (value >> (8 * n)) & r_uint(0xff)
-        if kind > r_uint(7) or kind == r_uint(2) or kind == r_uint(3):
-            general_protection(vcpu)
-            return
-        n += 1
+    if not is_pat(value):
+        general_protection(vcpu)
+        return
     switcher.vendor.set_pat(vcpu, value)
     switcher.vendor.advance(vcpu)
 

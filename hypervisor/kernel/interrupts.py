@@ -200,7 +200,7 @@ def write_msr(vcpu, number, value):
             return False
         vcpu.wake_for_interrupt()
     elif number == r_uint(bits.MSR_TSC_DEADLINE):
-        apic.write_deadline(value, cpu.rdtsc())
+        apic.write_deadline(value)
         scheduler.nudge(apic.deadline)
     else:
         return write_x2apic(vcpu, x2apic_offset(vcpu, number), value)

@@ -4,6 +4,7 @@ Source: Intel SDM Vol. 3A, "Advanced Programmable Interrupt Controller (APIC)".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
+from hypervisor.hw.cpu import bsr
 from hypervisor.spec import lapic as spec
 
 R0 = r_uint(0)
@@ -17,18 +18,6 @@ TIMER, LINT0, LINT1, ERROR = LVTS.index(spec.TIMER), LVTS.index(spec.LINT0), LVT
 LVT_WRITABLE = [r_uint(bits) for bits in (0x107ff, 0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff)]
 REGISTER_INDEX = [LVTS.index(offset << 4) if offset << 4 in LVTS else NONE for offset in range(0x40)]
 MASKED = r_uint(spec.MASKED)
-
-
-def top_bit(word):
-    """The number of the highest set bit of a word that is not 0."""
-    number = 0
-    step = 32
-    while step > 0:
-        if word >> step != R0:
-            word >>= step
-            number += step
-        step >>= 1
-    return number
 
 
 class Lapic(object):
@@ -115,7 +104,7 @@ class Lapic(object):
         n = WORDS - 1
         while n >= 0:
             if words[n] != R0:
-                return n * 64 + top_bit(words[n])
+                return n * 64 + intmask(bsr(words[n]))
             n -= 1
         return NONE
 
@@ -187,15 +176,27 @@ class Lapic(object):
 
     def end(self):
         """EOI. Returns the vector if it was level-triggered (the IOAPIC wants to know), else NONE."""
-        vector = self.highest(self.isr)
+        vector = self.in_service()
         if vector < 0:
             return NONE
-        word = (vector >> 6) & 3
-        bit = R1 << (vector & 63)
-        self.isr[word] &= ~bit
-        if self.tmr[word] & bit != R0:
+        self.leave_service(vector)
+        if self.is_level(vector):
             return vector
         return NONE
+
+    def in_service(self):
+        """The highest vector in service, NONE if none is."""
+        return self.highest(self.isr)
+
+    def leave_service(self, vector):
+        self.isr[(vector >> 6) & 3] &= ~(R1 << (vector & 63))
+
+    def is_level(self, vector):
+        return (self.tmr[(vector >> 6) & 3] >> (vector & 63)) & 1 != R0
+
+    def has_request(self):
+        """Is any vector requested, whatever holds it back?"""
+        return self.irr[0] | self.irr[1] | self.irr[2] | self.irr[3] != R0
 
     # Timer
 
@@ -235,7 +236,7 @@ class Lapic(object):
         if self.lvt[TIMER] & MASKED == R0:
             self.request(intmask(self.lvt[TIMER] & r_uint(0xff)), False)
 
-    def write_deadline(self, value, now):
+    def write_deadline(self, value):
         """IA32_TSC_DEADLINE; ignored in the other modes."""
         if self.timer_mode() == spec.LVT_MODE_DEADLINE:
             self.deadline = value

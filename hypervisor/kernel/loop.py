@@ -34,8 +34,8 @@ def run_vcpu(vcpu):
         switcher.claim(vcpu)
     if vcpu.attention and not interrupts.prepare(vcpu):
         return
-    switcher.vendor.run(vcpu)
-    exits.handle(vcpu)
+    if switcher.vendor.run(vcpu):
+        exits.handle(vcpu)
 
 
 def run_task(compartment):

@@ -6,7 +6,7 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
 from hypervisor.kernel import limit
-from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.compartment import bounds, compartments
 from hypervisor.kernel.line import lines
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
@@ -74,12 +74,17 @@ class Scheduler(object):
         self.compartment = compartment
         self.vcpu = vcpu
 
+    def hand_over(self, compartment, giver, taker):
+        """A vCPU and its VMM wait for one another: if the giver has the processor, the taker is next, without a search. None: the task."""
+        if self.compartment is compartment and self.vcpu is giver:
+            self.run_next(compartment, taker)
+
     def choose_other(self):
         n = 0
         number = self.compartment.number
-        while n < limit.COMPARTMENTS:
+        while n < bounds.compartments:
             number += 1
-            if number >= limit.COMPARTMENTS:
+            if number >= bounds.compartments:
                 number = 0
             compartment = compartments[number]
             if compartment.used and self.choose_in(compartment):
@@ -123,13 +128,13 @@ class Scheduler(object):
         """Set the timer to the earliest deadline, at most `until`. Guests' APIC timers count in their own VM's slice, and while everybody
         sleeps: to another VM they are worth no interrupt, however fast they go."""
         n = 0
-        while n < limit.COMPARTMENTS:
+        while n < bounds.compartments:
             deadline = self.wake_time(compartments[n])
             if deadline != NEVER and deadline < until:
                 until = deadline
             n += 1
         n = 0
-        while n < limit.VCPUS:
+        while n < bounds.vcpus:
             vcpu = vcpus[n]
             deadline = R0
             if everybody or vcpu.compartment is self.compartment:
@@ -154,7 +159,7 @@ class Scheduler(object):
     def expire_timers(self, now):
         """Guests' APIC timers whose time has come."""
         n = 0
-        while n < limit.VCPUS:
+        while n < bounds.vcpus:
             vcpu = vcpus[n]
             deadline = vcpu.apic.deadline
             if deadline != R0 and passed(now, deadline):
@@ -177,7 +182,7 @@ class Scheduler(object):
         self.account()
         now = self.since
         n = 0
-        while n < limit.COMPARTMENTS:
+        while n < bounds.compartments:
             self.look_at(compartments[n], now)
             n += 1
         self.expire_timers(now)
@@ -211,7 +216,7 @@ class Scheduler(object):
         now = cpu.rdtsc()
         self.since = now
         n = 0
-        while n < limit.COMPARTMENTS:
+        while n < bounds.compartments:
             self.look_at(compartments[n], now)
             n += 1
         self.expire_timers(now)

@@ -6,6 +6,7 @@ from hypervisor.hw import cpu, memory
 from hypervisor.hw import svm as hw
 from hypervisor.kernel import limit, svm_check
 from hypervisor.kernel.arena import arena
+from hypervisor.kernel.svm_quick import Words, processor
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.kernel.vendor import Vendor
 from hypervisor.spec import cpu as bits
@@ -14,6 +15,7 @@ from hypervisor.spec import refusal, status
 from hypervisor.spec import state as fields
 from hypervisor.spec import svm
 from hypervisor.spec.call import EXECUTE, WRITE
+from hypervisor.spec.context import QUICK_DONE
 from hypervisor.spec.paging import LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE
 from hypervisor.spec.vcpu import SEGMENTS, UNUSABLE
 
@@ -57,6 +59,9 @@ INTERCEPT_VINTR = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name
 INTERCEPT_IRET = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'IRET'))
 
 
+assert (svm.IOIO_IN, svm.IOIO_STRING >> 1, svm.IOIO_REPEAT >> 1) == (kinds.IO_IN, kinds.IO_STRING, kinds.IO_REPEAT)
+
+
 class Svm(Vendor):
     """nrips: the processor tells the next RIP at instruction intercepts."""
 
@@ -77,6 +82,7 @@ class Svm(Vendor):
         if cpu.cpuid(r_uint(svm.CPUID_LEAF), R0, r_uint(1)) <= r_uint(limit.COMPARTMENTS):
             return refusal.NO_ASIDS
         self.nrips = features & r_uint(svm.CPUID_NRIPS) != R0
+        processor.nrips = self.nrips
         return refusal.NONE
 
     def enable(self):
@@ -139,23 +145,27 @@ class Svm(Vendor):
 
     def run(self, vcpu):
         vmcb = vcpu.control
+        vcpu.once = vcpu.attention or vcpu.flush
         memory.store64(vmcb + VMCB['EVENTINJ'], vcpu.event)
         vcpu.event = R0
         if vcpu.flush:
             memory.store8(vmcb + VMCB['TLB_CONTROL'], r_uint(svm.TLB_FLUSH_ALL))
-            hw.run(vcpu.area, vmcb, vcpu.control_hpa, self.host)
+            result = hw.run(vcpu.area, vmcb, vcpu.control_hpa, self.host)
             memory.store8(vmcb + VMCB['TLB_CONTROL'], R0)
             vcpu.flush = False
         else:
-            hw.run(vcpu.area, vmcb, vcpu.control_hpa, self.host)
+            result = hw.run(vcpu.area, vmcb, vcpu.control_hpa, self.host)
         priority = memory.load64(vmcb + VMCB['V_INTR']) & r_uint(svm.V_TPR)
         if priority != vcpu.apic.tpr >> 4:
             vcpu.apic.tpr = priority << 4           # a MOV to CR8 that did not exit
             vcpu.attention = True
+        if result == r_uint(QUICK_DONE):
+            return False
         interrupted = memory.load64(vmcb + VMCB['EXITINTINFO'])
         if interrupted & r_uint(svm.EVENT_VALID) != R0:
             self.keep_event(vcpu, interrupted)
         self.decode(vcpu, vmcb)
+        return True
 
     def keep_event(self, vcpu, event):
         """The delivery of an event was interrupted by the exit: repeat it at the next entry. What an INT instruction
@@ -210,14 +220,7 @@ class Svm(Vendor):
         vcpu.exit_selector = (info >> 16) & r_uint(0xffff)
         size = (info >> 4) & 7                  # one of SZ8, SZ16, SZ32
         vcpu.exit_size = size
-        flags = R0
-        if info & r_uint(svm.IOIO_IN) != R0:
-            flags |= r_uint(kinds.IO_IN)
-        if info & r_uint(svm.IOIO_STRING) != R0:
-            flags |= r_uint(kinds.IO_STRING)
-        if info & r_uint(svm.IOIO_REPEAT) != R0:
-            flags |= r_uint(kinds.IO_REPEAT)
-        vcpu.exit_flags = flags
+        vcpu.exit_flags = info & r_uint(kinds.IO_IN) | (info >> 1) & r_uint(kinds.IO_STRING | kinds.IO_REPEAT)
         vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * intmask(size)))
 
     def decode_msr(self, vcpu, vmcb):
@@ -266,6 +269,9 @@ class Svm(Vendor):
             value |= r_uint(UNUSABLE)
         return value
 
+    def rip(self, vcpu):
+        return memory.load64(vcpu.control + VMCB['RIP'])
+
     def set(self, vcpu, field, value):
         at = vcpu.control + OFFSETS[field]
         size = SIZES[field]
@@ -303,7 +309,7 @@ class Svm(Vendor):
                 memory.load64(vcpu.control + VMCB['INTERRUPT_SHADOW']) & 1 == R0)
 
     def interrupt(self, vcpu, vector):
-        vcpu.event = r_uint(svm.EVENT_VALID | svm.EVENT_INTERRUPT << svm.EVENT_TYPE_SHIFT) | r_uint(vector)
+        vcpu.event = Words.interruption(vector)
 
     def nmi_possible(self, vcpu):
         return (not vcpu.nmi_blocked and vcpu.event == R0 and

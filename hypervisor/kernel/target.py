@@ -2,7 +2,7 @@
 from rpython.rlib.entrypoint import export_symbol
 from rpython.rtyper.lltypesystem import lltype
 
-from hypervisor.kernel import loop, main, panic
+from hypervisor.kernel import loop, main, panic, svm_quick, vmx_quick
 
 
 @export_symbol
@@ -22,6 +22,9 @@ def k_panic_code(code):
 
 for _function in (kernel_start, k_panic, k_panic_code):
     _function.c_name = _function.__name__
+for _function, _name in ((svm_quick.answer, 'k_svm_quick'), (vmx_quick.answer, 'k_vmx_quick')):
+    export_symbol(_function).c_name = _name
 
-ENTRY_POINTS = [(kernel_start, [lltype.Unsigned, lltype.Unsigned]), (k_panic, [lltype.Unsigned]), (k_panic_code, [lltype.Signed])]
-EXIT_PATH = [loop.run_forever]
+ENTRY_POINTS = [(kernel_start, [lltype.Unsigned, lltype.Unsigned]), (k_panic, [lltype.Unsigned]), (k_panic_code, [lltype.Signed]),
+                (svm_quick.answer, []), (vmx_quick.answer, [])]
+EXIT_PATH = [loop.run_forever, svm_quick.answer, vmx_quick.answer]

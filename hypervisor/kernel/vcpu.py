@@ -31,6 +31,7 @@ class Vcpu(Context):
         self.stepping = 0           # SVM only: the kernel has set TF, to exit after one instruction
         self.traced = False         # the guest had it set itself
         self.step_dr6 = R0          # the guest's DR6 until then
+        self.once = False           # the next exit is not for the quick path: something is to be done before the entry after it
         self.flush = False          # nested translations must be dropped before the next entry
         # Memory
         self.area = R0              # hva of the register area (spec/context.py AREA)
@@ -66,8 +67,26 @@ class Vcpu(Context):
         self.lstar = R0
         self.cstar = R0
         self.sfmask = R0
-        # Counters, one per kind of exit
+        # Counters, one per kind of exit; the quick path's own are cheaper, and `settle` adds them
         self.counts = [R0] * kinds.COUNT
+        self.quick_cpuid = R0
+        self.quick_hypercall = R0
+        self.quick_msr_read = R0
+        self.quick_msr_write = R0
+
+    def settle(self):
+        """Bring `counts` up to date."""
+        self.counts[kinds.CPUID] += self.quick_cpuid
+        self.counts[kinds.HYPERCALL] += self.quick_hypercall
+        self.counts[kinds.MSR_READ] += self.quick_msr_read
+        self.counts[kinds.MSR_WRITE] += self.quick_msr_write
+        self.forget_quick()
+
+    def forget_quick(self):
+        self.quick_cpuid = R0
+        self.quick_hypercall = R0
+        self.quick_msr_read = R0
+        self.quick_msr_write = R0
 
     def has_interrupt(self):
         """Is anything waiting that the guest would take if its flags let it?"""

@@ -40,13 +40,15 @@ class Vendor(object):
         return status.OK
 
     def run(self, vcpu):
-        """Enter the guest; return when it has exited, with the exit decoded in the vcpu's exit_* fields.
+        """Enter the guest; return when it has exited. True: with the exit decoded in the vcpu's exit_* fields. False: the quick path
+        (quick.py) has finished it. Exits that it finishes alone do not come here.
 
         Everything of the guest that the extension itself does not switch and that the kernel or a task would change is in the
         register area (vcpu.area) or stays live until `switch`. If vcpu.flush is set, the guest's nested TLB entries are
         dropped first and the flag is cleared. An interrupt that was being delivered when the exit came is
         delivered again at the next entry.
         """
+        return True
 
     def advance(self, vcpu):
         """Step over the instruction of the exit (exit_length bytes), and end an interrupt shadow."""
@@ -56,6 +58,10 @@ class Vendor(object):
 
     def get(self, vcpu, field):
         """A state field (hypervisor/spec/state.py), as in the vCPU page. Unsigned."""
+        return R0
+
+    def rip(self, vcpu):
+        """As get(vcpu, RIP), for the exits that hand it on."""
         return R0
 
     def set(self, vcpu, field, value):

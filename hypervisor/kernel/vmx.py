@@ -9,12 +9,13 @@ from hypervisor.hw import vmx as hw
 from hypervisor.kernel import vmx_check, vmx_exit, vmx_setup
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.vendor import Vendor
-from hypervisor.kernel.vmx_setup import setup
+from hypervisor.kernel.vmx_quick import Words
+from hypervisor.kernel.vmx_setup import believed, setup
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import refusal, status, vmx
 from hypervisor.spec import state as fields
 from hypervisor.spec.call import READ
-from hypervisor.spec.context import AREA
+from hypervisor.spec.context import AREA, QUICK_DONE, QUICK_LEAVE
 from hypervisor.spec.vcpu import UNUSABLE
 
 R0 = r_uint(0)
@@ -87,11 +88,15 @@ class Vmx(Vendor):
             vcpu.flush = False
         if vcpu.event != R0:
             vmx_exit.queue_event(vcpu)
+        vcpu.once = vcpu.attention
         result = hw.run(vcpu.area)
-        if result == r_uint(hw.SUCCEED):
+        if result == r_uint(QUICK_DONE):
+            return False
+        if result == r_uint(QUICK_LEAVE):
             vmx_exit.decode(vcpu)
         else:
             vmx_exit.decode_vmfail(vcpu, result)
+        return True
 
     def advance(self, vcpu):
         self.make_current(vcpu)
@@ -115,6 +120,10 @@ class Vmx(Vendor):
         if field == fields.EFER:
             return hw.vmread(r_uint(vmx.GUEST_EFER))
         return memory.load64(vcpu.area + CR2)
+
+    def rip(self, vcpu):
+        self.make_current(vcpu)
+        return hw.vmread(r_uint(vmx.GUEST_RIP))
 
     def set(self, vcpu, field, value):
         self.make_current(vcpu)
@@ -150,7 +159,7 @@ class Vmx(Vendor):
         return vcpu.event == R0 and blocked == R0 and hw.vmread(r_uint(vmx.GUEST_RFLAGS)) & r_uint(bits.RFLAGS_IF) != R0
 
     def interrupt(self, vcpu, vector):
-        vcpu.event = r_uint(vmx.INTERRUPTION_VALID | vmx.TYPE_EXTERNAL << vmx.INTERRUPTION_TYPE_SHIFT) | r_uint(vector)
+        vcpu.event = Words.interruption(vector)
 
     def nmi_possible(self, vcpu):
         self.make_current(vcpu)
@@ -232,11 +241,6 @@ class Vmx(Vendor):
 
 def eptp(vcpu):
     return vcpu.compartment.nested.root | r_uint(vmx.EPTP_WRITE_BACK | vmx.EPTP_FOUR_LEVELS)
-
-
-def believed(real, shadow, mask):
-    """What the guest reads. Source: SDM, "Guest/Host Masks and Read Shadows for CR0 and CR4"."""
-    return (real & ~mask) | (shadow & mask)
 
 
 def attributes(rights):

@@ -20,6 +20,9 @@ for _number, _name, _kind in vmx.REASONS:
     KIND[_number] = getattr(kinds, _kind)
 assert (kinds.ACCESS_READ, kinds.ACCESS_WRITE, kinds.ACCESS_EXECUTE) == (READ, WRITE, EXECUTE) == (1, 2, 4)
 
+IO_FLAGS_SHIFT = 3
+assert [flag >> IO_FLAGS_SHIFT for flag in (vmx.IO_IN, vmx.IO_STRING, vmx.IO_REPEAT)] == [kinds.IO_IN, kinds.IO_STRING, kinds.IO_REPEAT]
+
 # What is left to do about #DB and #AC, which exit only so that they cannot keep the processor for ever: nothing, just go on.
 DELIVERED_AGAIN = kinds.WINDOW
 
@@ -80,16 +83,9 @@ def decode_io(vcpu):
     """Source: SDM, "Exit Qualification for I/O Instructions"."""
     qualification = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION))
     size = (qualification & 7) + 1
-    flags = R0
-    if qualification & r_uint(vmx.IO_IN) != R0:
-        flags |= r_uint(kinds.IO_IN)
-    if qualification & r_uint(vmx.IO_STRING) != R0:
-        flags |= r_uint(kinds.IO_STRING)
-    if qualification & r_uint(vmx.IO_REPEAT) != R0:
-        flags |= r_uint(kinds.IO_REPEAT)
     vcpu.exit_selector = (qualification >> 16) & r_uint(0xffff)
     vcpu.exit_size = size
-    vcpu.exit_flags = flags
+    vcpu.exit_flags = (qualification >> IO_FLAGS_SHIFT) & r_uint(kinds.IO_IN | kinds.IO_STRING | kinds.IO_REPEAT)
     vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * intmask(size)))
 
 

@@ -233,7 +233,7 @@ ZERO_CONTROLS = unrolling_iterable([
 
 
 def fill_host(vcpu):
-    """What an exit brings back: the kernel as it is now, with CR0.TS set. HOST_RSP is the end of the registers in the area."""
+    """What an exit brings back: the kernel as it is now, with CR0.TS set. HOST_RSP is the area."""
     hw.vmwrite(r_uint(vmx.HOST_CR0), cpu.read_cr0() | r_uint(bits.CR0_TS))
     hw.vmwrite(r_uint(vmx.HOST_CR3), cpu.read_cr3())
     hw.vmwrite(r_uint(vmx.HOST_CR4), cpu.read_cr4())
@@ -247,7 +247,7 @@ def fill_host(vcpu):
     hw.vmwrite(r_uint(vmx.HOST_TR_BASE), tss_base(hw.gdt_base() + hw.task_register()))
     hw.vmwrite(r_uint(vmx.HOST_GDTR_BASE), hw.gdt_base())
     hw.vmwrite(r_uint(vmx.HOST_IDTR_BASE), hw.idt_base())
-    hw.vmwrite(r_uint(vmx.HOST_RSP), vcpu.area + vmx.C_CONSTANTS['VMX_GPRS_END'])
+    hw.vmwrite(r_uint(vmx.HOST_RSP), vcpu.area)
     hw.vmwrite(r_uint(vmx.HOST_RIP), hw.exit_address())
     for field in ZERO_HOST:
         hw.vmwrite(r_uint(field), R0)
@@ -295,3 +295,8 @@ def write_cr0(value):
 def write_cr4(value):
     hw.vmwrite(r_uint(vmx.CR4_SHADOW), value)
     hw.vmwrite(r_uint(vmx.GUEST_CR4), (value & ~setup.cr4_mask) | setup.cr4_must)
+
+
+def believed(real, shadow, mask):
+    """What the guest reads. Source: SDM, "Guest/Host Masks and Read Shadows for CR0 and CR4"."""
+    return (real & ~mask) | (shadow & mask)

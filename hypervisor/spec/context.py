@@ -15,10 +15,14 @@ PRIVATE_AREA = 0               # in a vCPU's private page
 PRIVATE_CPUID = 256             # as in the vCPU page from CPUID_TABLE on
 PRIVATE_FPU = 2560              # XSAVE area, 64-byte aligned; x87, SSE and AVX need 832 bytes
 
+# What a vendor's quick path (hypervisor/kernel/quick.py) tells the assembly, and that the loop: the exit is the loop's; finished, and the
+# guest goes on; finished, and the loop looks before the next entry. 1 and 2 are VMX instructions that failed (hypervisor/hw/vmx.py).
+QUICK_LEAVE, QUICK_AGAIN, QUICK_DONE = 0, 3, 4
+
 SELECTOR_KERNEL_CODE, SELECTOR_KERNEL_DATA, SELECTOR_TASK_CODE, SELECTOR_TASK_DATA, SELECTOR_TSS = 0x08, 0x10, 0x1b, 0x23, 0x28
 
 C_CONSTANTS = {'KERNEL_CS': SELECTOR_KERNEL_CODE, 'KERNEL_DS': SELECTOR_KERNEL_DATA, 'TASK_CS': SELECTOR_TASK_CODE,
-               'TASK_DS': SELECTOR_TASK_DATA, 'TSS_SELECTOR': SELECTOR_TSS}
+               'TASK_DS': SELECTOR_TASK_DATA, 'TSS_SELECTOR': SELECTOR_TSS, 'QUICK_AGAIN': QUICK_AGAIN}
 for _name, _offset in AREA.items():
     C_CONSTANTS['AREA_' + _name] = _offset
 for _name, _offset in PANIC.items():

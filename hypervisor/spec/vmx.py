@@ -176,7 +176,7 @@ PRIVATE = offsets(['HOST_STACK',        # RSP of the kernel while the guest runs
                    'LAUNCHED'],         # 0 until the first VMLAUNCH
                   AREA['END'])
 assert PRIVATE_AREA + PRIVATE['END'] <= PRIVATE_CPUID
-# The stub pops the registers off the area and pushes them back: the area must begin with them, in this order.
+# Instructions name a register by its number (hypervisor/kernel/vmx_exit.py): the area must begin with them, in this order.
 assert [AREA[name] for name in GPR] == [8 * n for n in range(16)]
 
-C_CONSTANTS = {'VMX_HOST_STACK': PRIVATE['HOST_STACK'], 'VMX_LAUNCHED': PRIVATE['LAUNCHED'], 'VMX_GPRS_END': 8 * len(GPR)}
+C_CONSTANTS = {'VMX_HOST_STACK': PRIVATE['HOST_STACK'], 'VMX_LAUNCHED': PRIVATE['LAUNCHED']}

@@ -11,11 +11,18 @@
  * gaps=8         how many
  */
 #include "runtime.h"
+#include "trap.h"
+#include "irq.h"
 
 enum { MOST_SAMPLES = 1000, MOST_GAPS = 64 };
-enum { MSR_APIC_BASE = 0x1b, MSR_PAT = 0x277 };
+enum { MSR_APIC_BASE = 0x1b, MSR_PAT = 0x277, MSR_BIOS_SIGN_ID = 0x8b, MSR_TSC_DEADLINE = 0x6e0, X2APIC_SPURIOUS = 0x80f,
+       X2APIC_LVT_TIMER = 0x832 };
+enum { ENABLED = 1 << 11, X2APIC = 1 << 10, DEADLINE_MODE = 2 << 17 };
+enum { SELF = 0x41, ENDED = 0x42, TIMER = 0x51 };       /* vectors */
+enum { AHEAD = 100000 };               /* ticks from now to a deadline */
 enum { GAP = 2000 };                   /* ticks; no turn of the loop takes so long unless the vCPU does not run */
 #define UNCLAIMED_MEMORY 0xd0000000u
+#define XAPIC_TPR 0xfee00080u
 
 typedef u32 (*sample)(word r9, word r10);
 
@@ -48,8 +55,8 @@ ROW(rdmsr_efer, "mov $0xc0000080, %%ecx", "rdmsr")
 ROW(wrmsr_efer, "mov $0xc0000080, %%ecx; mov %%r9d, %%eax; xor %%edx, %%edx", "wrmsr")
 ROW(rdmsr_pat, "mov $0x277, %%ecx", "rdmsr")
 ROW(wrmsr_pat, "mov $0x277, %%ecx; mov %%r9d, %%eax; mov %%r10d, %%edx", "wrmsr")
-ROW(rdmsr_vmm, "mov $0x1b, %%ecx", "rdmsr")
-ROW(wrmsr_vmm, "mov $0x1b, %%ecx; mov %%r9d, %%eax; mov %%r10d, %%edx", "wrmsr")
+ROW(rdmsr_vmm, "mov $0x8b, %%ecx", "rdmsr")
+ROW(wrmsr_vmm, "mov $0x8b, %%ecx; mov %%r9d, %%eax; mov %%r10d, %%edx", "wrmsr")
 ROW(in_uart_lsr, "mov $0x3fd, %%edx", "inb %%dx, %%al")
 ROW(in_uart_scr, "mov $0x3ff, %%edx", "inb %%dx, %%al")
 ROW(out_uart_scr, "mov $0x3ff, %%edx; mov $0x5a, %%eax", "outb %%al, %%dx")
@@ -57,9 +64,112 @@ ROW(in_unclaimed, "mov $0xe0, %%edx", "inb %%dx, %%al")
 ROW(out_unclaimed, "mov $0xe0, %%edx; xor %%eax, %%eax", "outb %%al, %%dx")
 ROW(mmio_read, "", "movl (%%r9), %%eax")
 ROW(mmio_write, "", "movl %%ebx, (%%r9)")
+ROW(xapic_read, "", "movl (%%r9), %%eax")
+ROW(x2apic_tpr, "mov $0x808, %%ecx; xor %%eax, %%eax; xor %%edx, %%edx", "wrmsr")
 ROW(mov_cr3, "", "mov %%r9, %%cr3")
 ROW(mov_cr4, "", "mov %%r9, %%cr4")
 ROW(invlpg, "", "invlpg (%%r9)")
+
+#define UNUSED __attribute__((unused))
+#define SAMPLE(name) static __attribute__((noinline, noclone)) u32 name(word vector UNUSED, word unused UNUSED)
+
+/* Interrupts. Their entries note in `arrived` when they came, as low half of the TSC; then EOI. */
+static volatile u32 arrived, came;
+#define WRMSR(msr) "mov $" msr ", %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr;"
+#define ENTER "push %rax; push %rdx; rdtsc;"
+#define LEAVE "push %rcx; " WRMSR("0x80b") "pop %rcx; pop %rdx; pop %rax; iretq"
+
+__attribute__((naked, used)) static void interrupted(void)
+{
+    asm volatile(ENTER "mov %eax, arrived; movl $1, came;" LEAVE);
+}
+
+/* The ticks of EOI itself go to `arrived`. */
+__attribute__((naked, used)) static void ending(void)
+{
+    asm volatile("push %rax; push %rcx; push %rdx; push %r8;"
+                 "mov $0x80b, %ecx; rdtsc; mov %eax, %r8d; xor %eax, %eax; xor %edx, %edx;"
+                 ".global op_x2apic_eoi, end_x2apic_eoi; op_x2apic_eoi: wrmsr; end_x2apic_eoi:"
+                 "rdtsc; sub %r8d, %eax; mov %eax, arrived;"
+                 "pop %r8; pop %rdx; pop %rcx; pop %rax; iretq");
+}
+
+#define ROW_TO_HANDLER(operation)                                                                                        \
+    u32 began;                                                                                                           \
+    asm volatile("sti; rdtsc; mov %%eax, %0; mov $0x83f, %%ecx; mov %k1, %%eax; xor %%edx, %%edx\n" operation "\ncli"    \
+                 : "=&r"(began) : "r"((word)vector) : "rax", "rcx", "rdx", "memory", "cc")
+#define OPERATION_TO_HANDLER(name) ".global op_" name ", end_" name "\nop_" name ": wrmsr\nend_" name ":"
+
+SAMPLE(empty_self_ipi)
+{
+    ROW_TO_HANDLER("push %%rax; push %%rdx; rdtsc; mov %%eax, arrived; pop %%rdx; pop %%rax");
+    return arrived - began;
+}
+
+SAMPLE(run_self_ipi)
+{
+    ROW_TO_HANDLER(OPERATION_TO_HANDLER("self_ipi"));
+    return arrived - began;
+}
+
+SAMPLE(empty_x2apic_eoi)
+{
+    u32 ticks;
+    asm volatile("rdtsc; mov %%eax, %%r8d; xor %%eax, %%eax; xor %%edx, %%edx; rdtsc; sub %%r8d, %%eax" : "=a"(ticks) :: "rdx", "r8");
+    return ticks;
+}
+
+SAMPLE(run_x2apic_eoi)
+{
+    ROW_TO_HANDLER("wrmsr");
+    return arrived;
+}
+
+static u64 rdtsc(void)
+{
+    u32 low, high;
+    asm volatile("rdtsc" : "=a"(low), "=d"(high));
+    return (u64)high << 32 | low;
+}
+
+/* What a handler's own way to its RDTSC takes. */
+SAMPLE(empty_timer)
+{
+    return 3;
+}
+#define empty_hlt empty_timer
+
+/* From the deadline to the handler, while the guest is busy and while it sleeps. */
+SAMPLE(run_timer)
+{
+    u64 due = rdtsc() + AHEAD;
+    came = 0;
+    wrmsr(MSR_TSC_DEADLINE, due);
+    asm volatile("sti");
+    while (!came)
+        ;
+    asm volatile("cli");
+    return arrived - (u32)due;
+}
+
+SAMPLE(run_hlt)
+{
+    u64 due = rdtsc() + AHEAD;
+    wrmsr(MSR_TSC_DEADLINE, due);
+    asm volatile("sti; hlt; cli" ::: "memory");
+    return arrived - (u32)due;
+}
+
+static void open_apic(void)
+{
+    irq_init();
+    irq_entry(SELF, interrupted);
+    irq_entry(ENDED, ending);
+    irq_entry(TIMER, interrupted);
+    wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | X2APIC);
+    wrmsr(X2APIC_SPURIOUS, 0x1ff);
+    wrmsr(X2APIC_LVT_TIMER, DEADLINE_MODE | TIMER);
+}
 
 static u32 samples[MOST_SAMPLES];
 
@@ -105,13 +215,6 @@ static void measure_msr(u32 msr, const char *name, sample empty, sample run)
 static int is_amd(void)
 {
     return cpuid(0, 0).ecx == 0x444d4163;              /* "cAMD" of "AuthenticAMD" */
-}
-
-static u64 rdtsc(void)
-{
-    u32 low, high;
-    asm volatile("rdtsc" : "=a"(low), "=d"(high));
-    return (u64)high << 32 | low;
 }
 
 /* Two VMs run this at once. Each notes the last TSC before and the first after every stretch in which it did not run; the
@@ -160,7 +263,7 @@ int main(void)
     MEASURE(rdmsr_pat, 0, 0);
     measure_msr(MSR_PAT, "wrmsr_pat", empty_wrmsr_pat, run_wrmsr_pat);
     MEASURE(rdmsr_vmm, 0, 0);
-    measure_msr(MSR_APIC_BASE, "wrmsr_vmm", empty_wrmsr_vmm, run_wrmsr_vmm);
+    measure_msr(MSR_BIOS_SIGN_ID, "wrmsr_vmm", empty_wrmsr_vmm, run_wrmsr_vmm);
     MEASURE(in_uart_lsr, 0, 0);
     MEASURE(in_uart_scr, 0, 0);
     MEASURE(out_uart_scr, 0, 0);
@@ -168,6 +271,13 @@ int main(void)
     MEASURE(out_unclaimed, 0, 0);
     MEASURE(mmio_read, UNCLAIMED_MEMORY, 0);
     MEASURE(mmio_write, UNCLAIMED_MEMORY, 0);
+    MEASURE(xapic_read, XAPIC_TPR, 0);
+    open_apic();
+    MEASURE(x2apic_tpr, 0, 0);
+    MEASURE(x2apic_eoi, ENDED, 0);
+    MEASURE(self_ipi, SELF, 0);
+    MEASURE(timer, 0, 0);
+    MEASURE(hlt, 0, 0);
     MEASURE(mov_cr3, read_cr3(), 0);
     MEASURE(mov_cr4, read_cr4(), 0);
     MEASURE(invlpg, UNCLAIMED_MEMORY, 0);

@@ -200,7 +200,8 @@ GUESTS = [
     _guest("stringio", 64, "INS and OUTS across pages", [
         Run(expect=[r"^stringio: this text lies on two pages$", r"^stringio: 0 errors$"])]),
     _guest("bench", 64, "what each operation costs", [
-        Run("samples=20", bare=False, expect=[r"^bench: nop minimum \d+ ", r"^bench: \d+ rows, tsc \d+$"])]),
+        Run("samples=20", bare=False, expect=[r"^bench: nop minimum \d+ ", r"^bench: \d+ rows, tsc \d+$"])],
+        "common/irq.c", "common/irq_entry.S"),
 ]
 
 # Guests that check a PC against the manuals. They have no runs here: tests/system/test_conformance.py compares what they report

@@ -21,6 +21,11 @@ class Budget:
     def exit_of(self, name):
         return self.row.get(name, {}).get('exit')
 
+    def exits_of(self, name):
+        """{kind: count} of one sample."""
+        row = self.row.get(name, {})
+        return row.get('exits') or ({row['exit']: 1} if 'exit' in row else {})
+
     def pending(self):
         return {name: row['pending'] for name, row in self.row.items() if 'pending' in row}
 

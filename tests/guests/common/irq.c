@@ -27,7 +27,12 @@ void irq_forget(void)
 void irq_take(int vector)
 {
     extern char irq_entries[];
-    u64 at = (word)irq_entries + 16 * vector;
+    irq_entry(vector, irq_entries + 16 * vector);
+}
+
+void irq_entry(int vector, void *entry)
+{
+    u64 at = (word)entry;
     idt[vector] = (struct gate){ .low = at, .middle = at >> 16, .high = at >> 32, .selector = CODE64, .type = 0x8e };
 }
 

@@ -13,6 +13,7 @@ extern void (*volatile irq_handler)(struct irq_frame *frame);      /* called wit
 /* An IDT of 256 gates: NMI and 32 to 255 lead here. Call it after trap_init(). */
 void irq_init(void);
 void irq_take(int vector);                     /* lead an exception's vector here as well */
+void irq_entry(int vector, void *entry);       /* lead a vector to code of the guest's own */
 void irq_forget(void);                         /* counts and order from zero */
 
 /* Let in what is pending. */

@@ -264,7 +264,7 @@ class Walk(object):
 
     def deadline(self):
         value = self.rng.choice([0, 1, self.now, self.now + 1, self.now + 100000, (1 << 64) - 1])
-        self.apic.write_deadline(r_uint(value), r_uint(self.now))
+        self.apic.write_deadline(r_uint(value))
         if self.model.mode() == DEADLINE:
             self.model.due = value or None
         self.check('deadline')
@@ -411,7 +411,7 @@ def test_another_timer_mode_disarms_it(old, new):
     a = apic()
     write(a, TIMER, old << 17 | 0x40)
     if old == DEADLINE:
-        a.write_deadline(r_uint(1 << 40), r_uint(0))
+        a.write_deadline(r_uint(1 << 40))
     else:
         write(a, INITIAL, 1 << 20)
     assert a.deadline
@@ -422,10 +422,10 @@ def test_another_timer_mode_disarms_it(old, new):
 def test_deadline_means_something_only_in_its_mode():
     a = apic()
     write(a, TIMER, 0x40)
-    a.write_deadline(r_uint(77), r_uint(0))
+    a.write_deadline(r_uint(77))
     assert not a.deadline and int(a.read_deadline()) == 0
     write(a, TIMER, DEADLINE << 17 | 0x40)
-    a.write_deadline(r_uint(77), r_uint(0))
+    a.write_deadline(r_uint(77))
     assert int(a.deadline) == int(a.read_deadline()) == 77
     a.expire(r_uint(80))
     assert a.pending() == 0x40 and int(a.read_deadline()) == 0
@@ -434,7 +434,7 @@ def test_deadline_means_something_only_in_its_mode():
 def test_count_written_in_deadline_mode_is_ignored():
     a = apic()
     write(a, TIMER, DEADLINE << 17 | 0x40)
-    a.write_deadline(r_uint(1 << 40), r_uint(0))
+    a.write_deadline(r_uint(1 << 40))
     write(a, INITIAL, 1000)
     assert int(a.read_deadline()) == 1 << 40 and read(a, INITIAL) == read(a, CURRENT) == 0
     write(a, DIVIDE, 0xb)

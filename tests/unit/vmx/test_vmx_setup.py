@@ -113,7 +113,7 @@ def test_host_state_is_the_kernel(core):
     core.enable()
     vcpu = core.vcpu()
     vmcs = core.fields(vcpu)
-    assert vmcs[vmx.HOST_RSP] == int(vcpu.area) + 128
+    assert vmcs[vmx.HOST_RSP] == int(vcpu.area)
     assert vmcs[vmx.HOST_TR_BASE] == TSS_BASE
     assert vmcs[vmx.HOST_CR3] == 0x5000
     assert vmcs[vmx.HOST_CR0] & bits.CR0_TS

@@ -1,0 +1,79 @@
+"""VMX's words for the quick path (quick.py). The guest's VMCS is current, since it has just run."""
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import vmx as hw
+from hypervisor.kernel import vmx_exit
+from hypervisor.kernel.quick import quick_path
+from hypervisor.kernel.vcpu import RAX
+from hypervisor.kernel.vmx_setup import believed, setup
+from hypervisor.spec import cpu as bits
+from hypervisor.spec import vmx
+
+R0 = r_uint(0)
+MSR_READ, MSR_WRITE = r_uint(vmx.REASON_RDMSR), r_uint(vmx.REASON_WRMSR)
+
+
+class Words(object):
+    CPUID = r_uint(vmx.REASON_CPUID)
+    HYPERCALL = r_uint(vmx.REASON_VMCALL)
+    CPUID_BYTES = MSR_BYTES = HYPERCALL_BYTES = 0       # the processor tells
+
+    @staticmethod
+    def reason(vcpu):
+        return hw.vmread(r_uint(vmx.EXIT_REASON))
+
+    @staticmethod
+    def is_msr_write(vcpu, reason):
+        return reason == MSR_WRITE
+
+    @staticmethod
+    def is_msr_read(vcpu, reason):
+        return reason == MSR_READ
+
+    @staticmethod
+    def rax(vcpu):
+        return vcpu.gpr(RAX)
+
+    @staticmethod
+    def set_rax(vcpu, value):
+        vcpu.set_gpr(RAX, value)
+
+    @staticmethod
+    def efer(vcpu):
+        return hw.vmread(r_uint(vmx.GUEST_EFER))
+
+    @staticmethod
+    def cr4(vcpu):
+        return believed(hw.vmread(r_uint(vmx.GUEST_CR4)), hw.vmread(r_uint(vmx.CR4_SHADOW)), setup.cr4_mask)
+
+    @staticmethod
+    def set_pat(vcpu, value):
+        vcpu.pat = value
+        hw.vmwrite(r_uint(vmx.GUEST_PAT), value)
+
+    @staticmethod
+    def tpr_moved(vcpu):
+        return False                    # each MOV to CR8 exits
+
+    @staticmethod
+    def takes_interrupts(vcpu):
+        return hw.vmread(r_uint(vmx.GUEST_RFLAGS)) & r_uint(bits.RFLAGS_IF) != R0
+
+    @staticmethod
+    def interruption(vector):
+        return r_uint(vmx.INTERRUPTION_VALID | vmx.TYPE_EXTERNAL << vmx.INTERRUPTION_TYPE_SHIFT) | r_uint(vector)
+
+    @staticmethod
+    def inject(vcpu, event):
+        hw.vmwrite(r_uint(vmx.ENTRY_INTERRUPTION_INFO), event)
+
+    @staticmethod
+    def step_over(vcpu, length):
+        if hw.vmread(r_uint(vmx.GUEST_RFLAGS)) & r_uint(bits.RFLAGS_TF | bits.RFLAGS_RF) != R0:
+            return False
+        hw.vmwrite(r_uint(vmx.GUEST_RIP), hw.vmread(r_uint(vmx.GUEST_RIP)) + hw.vmread(r_uint(vmx.EXIT_INSTRUCTION_LENGTH)))
+        vmx_exit.end_shadow()
+        return True
+
+
+answer = quick_path(Words)
