@@ -6,7 +6,7 @@ breaks a rule (hypervisor/spec/answer.py) ends the VM; the vCPU never runs on it
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
-from hypervisor.kernel import panic, state
+from hypervisor.kernel import panic, startup, state
 from hypervisor.kernel.compartment import VCPU
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
@@ -30,14 +30,13 @@ MAY_INJECT = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRI
 
 
 def vcpu_run(caller, slot, deadline):
-    """The caller answers the outstanding exit, if there is one, and waits."""
+    """The caller answers the vCPU's outstanding exit, if there is one, and waits for the next exit of any."""
     if caller.slot_kind(slot) != VCPU:
         caller.task.answer(status.BAD_SLOT, R0)
         return
     vcpu = vcpus[intmask(caller.first[intmask(slot)])]
     if vcpu.outstanding and not vcpu.told:      # it came while the VMM waited for something else: no answer to it can be there yet
-        vcpu.told = True
-        caller.task.answer(status.OK, r_uint(call.REASON_EXIT))
+        tell(caller, vcpu)
         return
     if vcpu.outstanding or not vcpu.started:
         rule = take_answer(vcpu)
@@ -46,16 +45,33 @@ def vcpu_run(caller, slot, deadline):
             return
         vcpu.outstanding = False
         vcpu.started = True
-        vcpu.ready = True
+        vcpu.ready = not vcpu.waiting
         caller.task.owes = False
         caller.task.owed_ticks = R0
+        if vcpu.init:
+            vcpu.init = False
+            startup.init(vcpu)
+    if caller.vcpu_count > 1:
+        other = caller.untold()
+        if other is not None:
+            caller.task.owes = True
+            tell(caller, other)
+            return
+        if caller.has_outstanding():            # one that it knows of: it would wait for ever
+            caller.task.owes = True
+            caller.task.answer(status.BAD_STATE, R0)
+            return
     if caller.signals != R0:
         caller.task.answer(status.OK, r_uint(call.REASON_SIGNAL))
         return
-    caller.task.vcpu = vcpu
     caller.task.block(IN_VCPU_RUN, deadline)
     if vcpu.ready:
         scheduler.hand_over(caller, None, vcpu)
+
+
+def tell(compartment, vcpu):
+    vcpu.told = True
+    compartment.task.answer(status.OK, r_uint(call.REASON_EXIT) | r_uint(vcpu.index) << call.REASON_VCPU_SHIFT)
 
 
 def take_answer(vcpu):
@@ -157,9 +173,8 @@ def deliver(vcpu):
     vcpu.ready = False
     task = vcpu.compartment.task
     task.owes = True
-    if task.blocked == IN_VCPU_RUN and task.vcpu is vcpu:
-        vcpu.told = True
-        task.answer(status.OK, r_uint(call.REASON_EXIT))
+    if task.blocked == IN_VCPU_RUN:
+        tell(vcpu.compartment, vcpu)
         task.wake()
         scheduler.hand_over(vcpu.compartment, vcpu, None)
 

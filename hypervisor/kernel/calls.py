@@ -70,7 +70,7 @@ def dispatch(caller):
     elif number == r_uint(call.VCPU_READ):
         vcpu_read(caller, a, b)
     elif number == r_uint(call.VCPU_INTERRUPT):
-        vcpu_interrupt(caller, a, b, c)
+        vcpu_interrupt(caller, a, b, c, d)
     elif number == r_uint(call.VCPU_APIC):
         vcpu_apic(caller, a, b, c, d)
     elif number == r_uint(call.LINE):
@@ -403,11 +403,11 @@ def inspect(caller, slot):
     caller.task.answer(status.OK, r_uint(target.state))
 
 
-def vcpu_interrupt(caller, slot, kind, vector):
+def vcpu_interrupt(caller, slot, kind, vector, destination):
     if caller.slot_kind(slot) != VCPU:
         caller.task.answer(status.BAD_SLOT, R0)
         return
-    interrupts.interrupt(caller, vcpus[intmask(caller.first[intmask(slot)])], kind, vector)
+    interrupts.interrupt(caller, vcpus[intmask(caller.first[intmask(slot)])], kind, vector, destination)
 
 
 def vcpu_apic(caller, slot, offset, write, value):

@@ -179,6 +179,36 @@ class Compartment(Account):
         self.signals = R0
         self.task.wake()
 
+    def has_outstanding(self):
+        """Does any exit wait for the VMM's answer?"""
+        n = 0
+        while n < self.vcpu_count:
+            vcpu = self.vcpus[n]
+            if vcpu is not None and vcpu.outstanding:
+                return True
+            n += 1
+        return False
+
+    def untold(self):
+        """A vCPU with an exit that the VMM does not know of, None if there is none."""
+        n = 0
+        while n < self.vcpu_count:
+            vcpu = self.vcpus[n]
+            if vcpu is not None and vcpu.outstanding and not vcpu.told:
+                return vcpu
+            n += 1
+        return None
+
+    def can_wake(self, vcpu):
+        """Is there another vCPU that may still send something to this one?"""
+        n = 0
+        while n < self.vcpu_count:
+            other = self.vcpus[n]
+            if other is not None and other is not vcpu and not other.is_stopped():
+                return True
+            n += 1
+        return False
+
     def next_vcpu(self):
         """The vCPU to run next, None if none is ready. Takes turns."""
         count = self.vcpu_count

@@ -159,6 +159,9 @@ def reset_vcpu(vcpu):
     vcpu.started = False
     vcpu.outstanding = False
     vcpu.halted = False
+    vcpu.deaf = False
+    vcpu.waiting = vcpu.index > 0
+    vcpu.init = False
     vcpu.attention = False
     vcpu.nmi_blocked = False
     vcpu.stepping = 0

@@ -6,7 +6,7 @@ opens an interrupt window, which exits as soon as the guest can take it.
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu
-from hypervisor.kernel import answer
+from hypervisor.kernel import answer, startup
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.spec import call, status
@@ -17,6 +17,7 @@ from hypervisor.spec import lapic as spec
 R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
 NONE = -1
+DESTINATION_BITS = r_uint(0xff | call.DESTINATION_LOGICAL | call.DESTINATION_LOWEST)
 X2APIC_END = bits.MSR_X2APIC_FIRST + 0x40
 
 
@@ -60,10 +61,11 @@ def window(vcpu):
 
 def halt(vcpu):
     """HLT. Returns False when nothing can ever wake the vCPU: that is the VMM's to judge."""
-    if vcpu.exit_value & r_uint(bits.RFLAGS_IF) == R0 and not vcpu.apic.nmi:
+    vcpu.deaf = vcpu.exit_value & r_uint(bits.RFLAGS_IF) == R0
+    if vcpu.deaf and not vcpu.apic.nmi and not vcpu.compartment.can_wake(vcpu):
         return False
     switcher.vendor.advance(vcpu)
-    if vcpu.has_interrupt():
+    if vcpu.apic.nmi or not vcpu.deaf and vcpu.has_interrupt():
         vcpu.attention = True
     else:
         vcpu.halted = True
@@ -73,22 +75,56 @@ def halt(vcpu):
 
 # What VMMs ask for
 
-def interrupt(caller, vcpu, kind, vector):
-    """VCPU_INTERRUPT."""
-    apic = vcpu.apic
-    if kind > r_uint(call.INTERRUPT_RESET) or vector > r_uint(255):
+def interrupt(caller, vcpu, kind, vector, destination):
+    """VCPU_INTERRUPT. A message goes to all that its destination names; the answer is how many these are."""
+    if kind > r_uint(call.INTERRUPT_RESET) or vector > r_uint(255) or destination & ~DESTINATION_BITS != R0:
         caller.task.answer(status.BAD_RANGE, R0)
         return
-    if kind <= r_uint(call.INTERRUPT_LEVEL):
-        apic.request(intmask(vector), kind == r_uint(call.INTERRUPT_LEVEL))
-    elif kind == r_uint(call.INTERRUPT_NMI):
-        apic.nmi = True
+    reached = 1
+    if kind <= r_uint(call.INTERRUPT_NMI):
+        reached = message(caller, kind, vector, destination)
     elif kind == r_uint(call.INTERRUPT_RESET):
-        apic.reset(vcpu.index)
+        reset(caller, vcpu)
     else:
-        apic.extint = kind == r_uint(call.INTERRUPT_EXTINT_ON)
-    vcpu.wake_for_interrupt()
-    caller.task.answer(status.OK, R0)
+        vcpu.apic.extint = kind == r_uint(call.INTERRUPT_EXTINT_ON)
+        vcpu.wake_for_interrupt()
+    caller.task.answer(status.OK, r_uint(reached))
+
+
+def message(compartment, kind, vector, destination):
+    """From outside of the processors. Returns how many take it."""
+    logical = destination & r_uint(call.DESTINATION_LOGICAL) != R0
+    lowest = destination & r_uint(call.DESTINATION_LOWEST) != R0
+    identity = destination & r_uint(0xff)
+    shorthand = spec.SHORTHAND_NONE
+    if identity == r_uint(0xff) and not logical:
+        shorthand = spec.SHORTHAND_ALL
+    reached = 0
+    n = 0
+    while n < compartment.vcpu_count and not (lowest and reached > 0):
+        other = compartment.vcpus[n]
+        if other is not None and named(None, other, shorthand, identity, logical):
+            if kind == r_uint(call.INTERRUPT_NMI):
+                other.apic.nmi = True
+            else:
+                other.apic.request(intmask(vector), kind == r_uint(call.INTERRUPT_LEVEL))
+            other.wake_for_interrupt()
+            reached += 1
+        n += 1
+    return reached
+
+
+def reset(compartment, vcpu):
+    """As after power-on: what it did is forgotten, an exit of its needs no answer. vCPU 0 gets a new first state from the VMM."""
+    if vcpu.started:
+        startup.init(vcpu)
+    vcpu.apic.reset(vcpu.index)
+    vcpu.outstanding = False
+    vcpu.init = False
+    if vcpu.index == 0:
+        vcpu.started = False
+        vcpu.ready = False
+    compartment.task.owes = compartment.has_outstanding()
 
 
 def access(caller, vcpu, offset, write, value):
@@ -128,12 +164,15 @@ def send(vcpu, command, destination):
     """An interprocessor interrupt, to the vCPUs of the same VM that it names."""
     shorthand = intmask((command >> 18) & 3)
     logical = command & r_uint(spec.ICR_LOGICAL) != R0
+    lowest = intmask((command >> 8) & 7) == spec.LOWEST and shorthand == spec.SHORTHAND_NONE
     compartment = vcpu.compartment
     n = 0
     while n < compartment.vcpu_count:
         other = compartment.vcpus[n]
         if other is not None and named(vcpu, other, shorthand, destination, logical):
             arrive(other, command)
+            if lowest:
+                return
         n += 1
 
 
@@ -148,12 +187,23 @@ def named(vcpu, other, shorthand, destination, logical):
 
 
 def arrive(other, command):
-    """One vCPU gets the message. INIT and STARTUP mean nothing to the one vCPU that runs."""
+    """One vCPU gets the message."""
     mode = intmask((command >> 8) & 7)
     if mode == spec.FIXED or mode == spec.LOWEST:
         other.apic.request(intmask(command & r_uint(0xff)), False)
     elif mode == spec.NMI:
         other.apic.nmi = True
+    elif mode == spec.STARTUP:
+        startup.startup(other, command & r_uint(0xff))
+        return
+    elif mode == spec.INIT:
+        if command & r_uint(spec.ICR_LEVEL) != R0 and command & r_uint(spec.ICR_ASSERT) == R0:
+            return                      # INIT level de-assert: processors since the Pentium 4 ignore it
+        if other.outstanding:
+            other.init = True
+        elif other.started:
+            startup.init(other)
+        return
     other.wake_for_interrupt()
 
 

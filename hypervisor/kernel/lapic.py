@@ -42,6 +42,13 @@ class Lapic(object):
         self.extint = False             # the PIC's INT pin
         self.nmi = False                # an NMI is waiting
 
+    def init(self):
+        """The state after INIT: APIC_BASE and the ID stay."""
+        self.clear()
+        self.nmi = False
+        if self.is_x2apic():
+            self.ldr = self.x2apic_ldr()
+
     def clear(self):
         """What RESET, INIT and switching off have in common."""
         n = 0

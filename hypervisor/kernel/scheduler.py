@@ -30,12 +30,15 @@ class Scheduler(object):
         self.since = R0             # TSC when the running context began
         self.slice_end = R0
         self.slice_ticks = R0
+        self.turn_ticks = R0
+        self.turn_over = False      # the vCPU whose VMM runs has had its turn
         self.silence_ticks = R0
         self.shortest = R0
         self.armed = R0             # TSC at which the timer fires
 
     def open(self):
         self.slice_ticks = timer.tsc_khz * limit.SLICE_MICROSECONDS // 1000
+        self.turn_ticks = timer.tsc_khz * limit.TURN_MICROSECONDS // 1000
         self.silence_ticks = timer.tsc_khz * limit.SILENCE_MICROSECONDS // 1000
         self.shortest = timer.tsc_khz * limit.SHORTEST_MICROSECONDS // 1000
         self.since = cpu.rdtsc()
@@ -76,8 +79,12 @@ class Scheduler(object):
 
     def hand_over(self, compartment, giver, taker):
         """A vCPU and its VMM wait for one another: if the giver has the processor, the taker is next, without a search. None: the task."""
-        if self.compartment is compartment and self.vcpu is giver:
-            self.run_next(compartment, taker)
+        if self.compartment is not compartment or self.vcpu is not giver:
+            return
+        if taker is not None and self.turn_over:
+            self.turn_over = False          # a sibling may want the processor: `pick` looks for one
+            return
+        self.run_next(compartment, taker)
 
     def choose_other(self):
         n = 0
@@ -122,7 +129,26 @@ class Scheduler(object):
 
     def start_slice(self, now):
         self.slice_end = now + self.slice_ticks
-        self.arm(now, self.slice_end, False)
+        self.arm_slice(now)
+
+    def arm_slice(self, now):
+        """vCPUs of one VM take shorter turns within their slice: they wait for one another more than VMs do."""
+        until = self.slice_end
+        if self.compartment.vcpu_count > 1 and now + self.turn_ticks < until:
+            until = now + self.turn_ticks
+        self.arm(now, until, False)
+
+    def take_turn(self):
+        """The timer has fired within a slice: the next vCPU of the same VM, if there is one; when its VMM is at work, after that."""
+        compartment = self.compartment
+        if compartment.vcpu_count <= 1:
+            return
+        if self.vcpu is None:
+            self.turn_over = True
+            return
+        vcpu = compartment.next_vcpu()
+        if vcpu is not None:
+            self.run_next(compartment, vcpu)
 
     def arm(self, now, until, everybody):
         """Set the timer to the earliest deadline, at most `until`. Guests' APIC timers count in their own VM's slice, and while everybody
@@ -187,10 +213,12 @@ class Scheduler(object):
             n += 1
         self.expire_timers(now)
         if passed(now, self.slice_end):
+            self.take_turn()
             if not self.choose_other():
                 self.start_slice(now)
         else:
-            self.arm(now, self.slice_end, False)
+            self.take_turn()
+            self.arm_slice(now)
 
     def look_at(self, compartment, now):
         task = compartment.task

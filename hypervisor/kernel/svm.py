@@ -51,6 +51,7 @@ KIND[svm.EXIT_WRITE_CR8] = kinds.WINDOW                     # only while TPR hol
 KIND[svm.EXIT_EXCEPTION + bits.VECTOR_DB] = kinds.WINDOW    # only while one instruction is stepped over
 KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own handler has seen it
 EXIT_DEBUG = r_uint(svm.EXIT_EXCEPTION + bits.VECTOR_DB)
+DR6_INITIAL, DR7_INITIAL = r_uint(0xffff0ff0), r_uint(0x400)
 DR6_CONDITIONS, DR6_BS = r_uint(0xf), r_uint(1 << 14)
 STEP_NONE, STEP_IRET, STEP_OTHER = range(3)
 SOFTWARE_EXCEPTIONS = r_uint(1 << bits.VECTOR_BP | 1 << bits.VECTOR_OF)
@@ -388,12 +389,27 @@ class Svm(Vendor):
         else:
             memory.store64(vmcb + VMCB['DR6'], vcpu.step_dr6)
 
+    def forget_events(self, vcpu):
+        vmcb = vcpu.control
+        vcpu.event = R0
+        vcpu.nmi_blocked = False
+        vcpu.stepping = STEP_NONE
+        memory.store32(vmcb + VMCB['INTERCEPT_EXCEPTION'], r_uint(1 << bits.VECTOR_MC))
+        memory.store32(vmcb + VMCB['INTERCEPT_CR'], R0)
+        memory.store64(vmcb + VMCB['V_INTR'], r_uint(svm.V_INTR_MASKING))
+        memory.store64(vmcb + VMCB['INTERRUPT_SHADOW'], R0)
+        memory.store64(vmcb + VMCB['DR6'], DR6_INITIAL)
+        memory.store64(vmcb + VMCB['DR7'], DR7_INITIAL)
+        self.set_intercepts(vcpu, R0, INTERCEPT_VINTR | INTERCEPT_IRET)
+
     def set_intercepts(self, vcpu, more, less):
         at = vcpu.control + VMCB['INTERCEPT_1']
         memory.store32(at, (memory.load32(at) | more) & ~less)
 
     def switch(self, old, new):
-        """Nothing: VMSAVE and VMLOAD exchange all of it at every run."""
+        """VMSAVE and VMLOAD exchange all registers at every run. The vCPUs of a VM share an ASID, so one does not keep another's translations."""
+        if new.compartment.vcpu_count > 1:
+            new.flush = True
 
 
 def fill_with_ones(hva, pages):
@@ -419,8 +435,8 @@ def reset_state(vmcb):
     memory.store64(vmcb + WIDTHS_CS_BASE, r_uint(0xffff0000))
     memory.store64(vmcb + VMCB['EFER'], SVME)
     memory.store64(vmcb + VMCB['CR0'], r_uint(0x60000010))
-    memory.store64(vmcb + VMCB['DR6'], r_uint(0xffff0ff0))
-    memory.store64(vmcb + VMCB['DR7'], r_uint(0x400))
+    memory.store64(vmcb + VMCB['DR6'], DR6_INITIAL)
+    memory.store64(vmcb + VMCB['DR7'], DR7_INITIAL)
     memory.store64(vmcb + VMCB['RFLAGS'], r_uint(bits.RFLAGS_FIXED))
     memory.store64(vmcb + VMCB['RIP'], r_uint(0xfff0))
 

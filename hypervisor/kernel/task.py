@@ -24,7 +24,6 @@ class Task(Context):
         self.page_hpa = R0
         self.blocked = NOT_BLOCKED
         self.deadline = NEVER       # TSC at which it wakes, while blocked
-        self.vcpu = None            # whose exit it awaits, IN_VCPU_RUN
         self.owes = False           # a VMM with an exit to answer, or that has not run its vCPU yet
         self.owed_ticks = R0        # processor time or waiting time that it has used since
         self.waiting_since = R0     # TSC of the WAIT it is in, while it owes
@@ -45,7 +44,6 @@ class Task(Context):
     def wake(self):
         self.blocked = NOT_BLOCKED
         self.deadline = NEVER
-        self.vcpu = None
         self.ready = True
 
     def signalled(self):

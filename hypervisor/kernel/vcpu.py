@@ -25,6 +25,9 @@ class Vcpu(Context):
         self.outstanding = False
         self.told = False           # the VMM knows of the outstanding exit
         self.halted = False         # sleeps in HLT until its APIC has something for it
+        self.deaf = False           # ... with RFLAGS.IF clear: until an NMI or INIT
+        self.waiting = False        # for STARTUP
+        self.init = False           # INIT has come while an exit was the VMM's: it waits for the answer
         self.attention = False      # its APIC may have something for it: look before the next entry
         self.apic = Lapic()
         self.nmi_blocked = False    # SVM only: an NMI was delivered and no IRET has ended since
@@ -96,9 +99,13 @@ class Vcpu(Context):
     def wake_for_interrupt(self):
         """Something about its interrupts has changed: look before the next entry, and end a HLT."""
         self.attention = True
-        if self.halted and self.has_interrupt():
+        if self.halted and (self.apic.nmi or not self.deaf and self.has_interrupt()):
             self.halted = False
             self.ready = True
+
+    def is_stopped(self):
+        """Does it wait for what only another vCPU, or an NMI, can send?"""
+        return self.waiting or self.halted and self.deaf
 
     def gpr(self, offset):
         """A general register; offset: spec/context.py AREA, all but RSP (a state field)."""

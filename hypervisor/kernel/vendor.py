@@ -91,6 +91,9 @@ class Vendor(object):
     def open_window(self, vcpu):
         """Exit with kind WINDOW as soon as the guest can take an external interrupt."""
 
+    def forget_events(self, vcpu):
+        """INIT: nothing is to be delivered, no window is open, nothing is blocked, DR7 is as after a reset."""
+
     def set_task_priority(self, vcpu, held):
         """The guest's TPR may have changed. held: it alone holds a request back, and the guest must exit when it writes CR8."""
 

@@ -178,6 +178,15 @@ class Vmx(Vendor):
     def open_window(self, vcpu):
         self.set_primary(vcpu, vmx.PRIMARY_INTERRUPT_WINDOW, 0)
 
+    def forget_events(self, vcpu):
+        self.make_current(vcpu)
+        vcpu.event = R0
+        vcpu.event_error = R0
+        self.set_primary(vcpu, 0, vmx.PRIMARY_INTERRUPT_WINDOW | vmx.PRIMARY_NMI_WINDOW)
+        hw.vmwrite(r_uint(vmx.GUEST_INTERRUPTIBILITY), R0)
+        hw.vmwrite(r_uint(vmx.GUEST_PENDING_DEBUG), R0)
+        hw.vmwrite(r_uint(vmx.GUEST_DR7), r_uint(0x400))
+
     def set_primary(self, vcpu, more, less):
         self.make_current(vcpu)
         controls = hw.vmread(r_uint(vmx.PRIMARY_CONTROLS))

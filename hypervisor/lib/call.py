@@ -104,9 +104,10 @@ def vcpu_read(vcpu, groups):
     return _call(call.VCPU_READ, r_uint(vcpu), r_uint(groups))
 
 
-def vcpu_interrupt(vcpu, kind, vector):
-    """Work an interrupt input of a vCPU. kind: INTERRUPT_*; vector: 0 to 255, for FIXED and LEVEL. At any time."""
-    return _call(call.VCPU_INTERRUPT, r_uint(vcpu), r_uint(kind), r_uint(vector))
+def vcpu_interrupt(vcpu, kind, vector=0, destination=0):
+    """Work an interrupt input of a vCPU, or send a message: kind INTERRUPT_*; vector: 0 to 255, for FIXED and LEVEL; destination:
+    DESTINATION_*, for these and NMI, whatever `vcpu` is. value(): how many vCPUs a message reaches. At any time."""
+    return _call(call.VCPU_INTERRUPT, r_uint(vcpu), r_uint(kind), r_uint(vector), r_uint(destination))
 
 
 def vcpu_apic_read(vcpu, offset):

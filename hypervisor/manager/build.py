@@ -239,6 +239,7 @@ class Builder(object):
         self.put_at(FIELD['LOAD_ADDRESS'], vm.load_address)
         self.put_at(FIELD['RESTARTS'], r_uint(vm.restarts))
         self.put_at(FIELD['MODULE_COUNT'], r_uint(vm.module_count))
+        self.put_at(FIELD['VCPUS'], r_uint(vm.vcpus))
         self.write_strings(vm)
 
     def write_strings(self, vm):
@@ -284,7 +285,7 @@ class Builder(object):
                 return answer
         answer = self.map_program(vm)
         if answer == status.OK:
-            answer = call.vcpu_create(vm.compartment, SLOT_VCPU)
+            answer = self.create_vcpus(vm)
         if answer == status.OK:
             answer = call.ring_create(vm.compartment, SLOT_CONSOLE_OUT, SLOT_SELF, vm.output)
         if answer == status.OK:
@@ -292,6 +293,13 @@ class Builder(object):
         if answer == status.OK:
             answer = call.start(vm.compartment, self.program.entry, r_uint(layout.STACK_TOP - 8), r_uint(0))
         return answer
+
+    def create_vcpus(self, vm):
+        for n in range(vm.vcpus):
+            answer = call.vcpu_create(vm.compartment, SLOT_VCPU + n)
+            if answer != status.OK:
+                return answer
+        return status.OK
 
     def map_program(self, vm):
         """Map the program's frames into the VMM's space: each part with the rights that it needs and no more."""

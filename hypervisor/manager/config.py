@@ -8,8 +8,8 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.lib import crc32
 from hypervisor.lib.view import View
 from hypervisor.spec import boot, call, layout
-from hypervisor.spec.config import (COMMAND_LINE_BYTES, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, NAME_BYTES, RAM_MOST, RAM_STEP,
-                                    VERSION, VM)
+from hypervisor.spec.config import (COMMAND_LINE_BYTES, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, MOST_VCPUS, MOST_VCPUS_TOGETHER, NAME_BYTES,
+                                    RAM_MOST, RAM_STEP, VERSION, VM)
 
 # Sentences go after 'bulkhead: cannot start: '; those about one VM get 'VM record N: ' in front.
 TABLE = [
@@ -46,6 +46,9 @@ TABLE = [
     (35, 'STRING_OUTSIDE', 'a string of it does not lie behind the VM records'),
     (36, 'STRING_ENDLESS', 'a string of it is not terminated or longer than 1024 bytes'),
     (37, 'STRINGS_TOO_LONG', 'its strings together do not fit into its boot page'),
+    (38, 'NO_VCPU', 'it has no vCPU'),
+    (39, 'TOO_MANY_VCPUS', 'it has more than the 4 vCPUs that a VM may have'),
+    (40, 'TOO_MANY_VCPUS_TOGETHER', 'with it the VMs have more than the 15 vCPUs that a box may have'),
 ]
 SENTENCES = [''] * 64
 for _code, _name, _sentence in TABLE:
@@ -60,6 +63,7 @@ MODULE_STEP = VM['MODULE_1'] - VM['MODULE_0']
 STRING_FROM_MODULE = VM['MODULE_0_STRING'] - VM['MODULE_0']
 _STEP_MASK = r_uint(RAM_STEP - 1)
 assert len(TABLE) < len(SENTENCES) and COMMAND_LINE_BYTES == 1024 and RAM_MOST == 3 << 30 and RAM_STEP == 2 << 20
+assert MOST_VCPUS == 4 and MOST_VCPUS_TOGETHER == 15
 
 
 def is_name_byte(byte):
@@ -78,6 +82,7 @@ class Config(object):
         self.uses = [UNUSED] * call.MODULES
         self.strings = 0                # offset of the first byte behind the records
         self.free_bytes = r_uint(0)
+        self.vcpus = 0                  # of the VMs that have been read
 
     def read(self, address, modules, free_frames):
         """Fill the VM records from the blob at r_uint `address`; it is boot module MODULE_CONFIG of `modules`.
@@ -86,6 +91,7 @@ class Config(object):
         """
         self.culprit = -1
         self.count = 0
+        self.vcpus = 0
         self.free_bytes = r_uint(free_frames) * r_uint(layout.PAGE)
         self.view.look_at(address, modules.config_bytes())
         for n in range(call.MODULES):
@@ -146,6 +152,8 @@ class Config(object):
         if answer == OK:
             answer = self.read_memory(vm, record)
         if answer == OK:
+            answer = self.read_vcpus(vm, record)
+        if answer == OK:
             answer = self.read_switches(vm, record)
         if answer == OK:
             answer = self.read_modules(vm, record, modules)
@@ -184,6 +192,18 @@ class Config(object):
         if ram > self.free_bytes:
             return RAM_TOO_MUCH
         vm.ram_frames = intmask(ram >> 12)
+        return OK
+
+    def read_vcpus(self, vm, record):
+        count = self.view.u64(record + VM['VCPUS'])
+        if count == r_uint(0):
+            return NO_VCPU
+        if count > r_uint(MOST_VCPUS):
+            return TOO_MANY_VCPUS
+        vm.vcpus = intmask(count)
+        self.vcpus += vm.vcpus
+        if self.vcpus > MOST_VCPUS_TOGETHER:
+            return TOO_MANY_VCPUS_TOGETHER
         return OK
 
     def read_switches(self, vm, record):

@@ -43,6 +43,7 @@ class Vm(object):
         self.name = [0] * config.NAME_BYTES
         self.name_length = 0
         self.ram_frames = 0
+        self.vcpus = 1
         self.load_address = r_uint(0)
         self.vmm_module = 0
         self.image_module = 0

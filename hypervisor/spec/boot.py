@@ -21,7 +21,8 @@ VMM = offsets(
     ['MAGIC', 'VERSION', 'TSC_KHZ', 'VENDOR', 'FLAGS',
      'WALL_SECONDS', 'WALL_TSC',                # Unix time when the TSC was WALL_TSC; 0: nobody knows
      'RAM_BYTES', 'IMAGE_KIND', 'IMAGE_BYTES', 'LOAD_ADDRESS', 'RESTARTS', 'NAME_STRING', 'COMMAND_LINE_STRING', 'MODULE_COUNT'] +
-    [field for n in range(GUEST_MODULES) for field in ('MODULE_%d_BYTES' % n, 'MODULE_%d_STRING' % n)])
+    [field for n in range(GUEST_MODULES) for field in ('MODULE_%d_BYTES' % n, 'MODULE_%d_STRING' % n)] +
+    ['VCPUS'])                                  # in slots SLOT_VCPU + n
 STRINGS = 1024                  # a VMM's strings lie from here to the page's end
 assert VMM['END'] <= STRINGS
 

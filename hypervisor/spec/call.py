@@ -27,7 +27,7 @@ TABLE = [
     (13, 'INSPECT', ['compartment'], 'state'),
     (14, 'VCPU_RUN', ['vcpu', 'deadline'], 'reasons'),
     (15, 'VCPU_READ', ['vcpu', 'groups'], '0'),
-    (16, 'VCPU_INTERRUPT', ['vcpu', 'kind', 'vector'], '0'),
+    (16, 'VCPU_INTERRUPT', ['vcpu', 'kind', 'vector', 'destination'], 'vCPUs that it reaches'),
     (17, 'VCPU_APIC', ['vcpu', 'offset', 'write', 'value'], 'value'),
     (18, 'LINE', ['ports', 'line'], '0'),
 ]
@@ -40,9 +40,13 @@ READ, WRITE, EXECUTE, GUEST = 1, 2, 4, 8
 
 # VCPU_RUN: reasons in RDX, may come together.
 REASON_EXIT, REASON_SIGNAL, REASON_DEADLINE = 1, 2, 4
+REASON_VCPU_SHIFT = 8       # REASON_EXIT: the vCPU's number in its VM, from here on
 
 # VCPU_INTERRUPT: kinds.
 INTERRUPT_FIXED, INTERRUPT_LEVEL, INTERRUPT_NMI, INTERRUPT_EXTINT_ON, INTERRUPT_EXTINT_OFF, INTERRUPT_RESET = range(6)
+
+# destination of FIXED, LEVEL and NMI: an APIC ID or, with LOGICAL, a set of eight; LOWEST: one of those that it names.
+DESTINATION_LOGICAL, DESTINATION_LOWEST = 1 << 8, 1 << 9
 
 # INSPECT: state of a compartment.
 STATE_NEW, STATE_RUNNING, STATE_ENDED = 0, 1, 2
@@ -66,6 +70,9 @@ SLOT_GUEST_MODULE = 4       # the guest's own modules, up to GUEST_MODULES
 GUEST_MODULES = 4
 SLOT_CONSOLE_OUT = 8        # ring to the manager
 SLOT_CONSOLE_IN = 9         # ring from the manager
-SLOT_VCPU = 16              # vCPUs
+SLOT_VCPU = 16              # vCPUs, up to VCPUS_PER_VM
+VCPUS_PER_VM = 4
+VCPUS = 16                  # that the kernel has, for all VMs
+assert SLOT_CONSOLE_IN < SLOT_VCPU and SLOT_VCPU + VCPUS_PER_VM <= SLOTS
 
 C_CONSTANTS = {'CALL_GATE': GATE, 'CALL_STOP': STOP, 'CALL_SLOT_SELF': SLOT_SELF}

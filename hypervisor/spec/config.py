@@ -6,11 +6,11 @@ Modules are named by their place among the boot modules: 0 manager, 1 configurat
 Every boot module belongs to one VM alone (or to the manager), so an image that two VMs boot is listed twice; a VMM program is
 copied and may be named by several VMs.
 """
-from hypervisor.spec.call import GUEST_MODULES
+from hypervisor.spec.call import GUEST_MODULES, VCPUS, VCPUS_PER_VM
 from hypervisor.spec.record import offsets
 
 MAGIC = 0x464e4f43444b4c42      # "BLKDCONF"
-VERSION = 1
+VERSION = 2
 MAX_VMS = 8
 MODULE_MANAGER, MODULE_CONFIG, MODULE_FIRST = 0, 1, 2
 
@@ -20,6 +20,7 @@ VM = offsets(
     [('NAME', 32),                                  # NUL-padded, at most 31 bytes of [a-z0-9_-]
      'RAM_BYTES',                                   # multiple of 2 MiB
      'LOAD_ADDRESS',                                # flat images only
+     'VCPUS',                                       # 1 to MOST_VCPUS
      ('VMM_MODULE', 4), ('IMAGE_MODULE', 4), ('IMAGE_KIND', 4), ('FLAGS', 4), ('RESTARTS', 4), ('COMMAND_LINE_STRING', 4),
      ('MODULE_COUNT', 4),
      ('TIME_LIMIT', 4)] +
@@ -30,3 +31,6 @@ NAME_BYTES = 31
 COMMAND_LINE_BYTES = 1024       # at most, without the NUL
 RAM_STEP = 2 << 20
 RAM_MOST = 3 << 30
+MOST_VCPUS = VCPUS_PER_VM
+MOST_VCPUS_TOGETHER = 15        # of all VMs
+assert MOST_VCPUS_TOGETHER <= VCPUS

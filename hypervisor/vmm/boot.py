@@ -3,7 +3,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
 from hypervisor.spec import boot as spec, config, layout
-from hypervisor.spec.call import GUEST_MODULES
+from hypervisor.spec.call import GUEST_MODULES, VCPUS_PER_VM
 
 PAGE = r_uint(layout.BOOT_PAGE)
 PAGE_BYTES = layout.PAGE
@@ -31,6 +31,10 @@ def module_count():
     return number(spec.VMM['MODULE_COUNT'])
 
 
+def vcpus():
+    return number(spec.VMM['VCPUS'])
+
+
 def string_byte(at):
     """The byte at `at` of the page, 0 (an end) outside of its strings."""
     if spec.STRINGS <= at and at < PAGE_BYTES:
@@ -43,7 +47,12 @@ def is_sane():
     return (word(spec.VMM['MAGIC']) == r_uint(spec.MAGIC) and number(spec.VMM['VERSION']) == spec.VERSION and
             _ram_is_sane(word(spec.VMM['RAM_BYTES'])) and
             word(spec.VMM['TSC_KHZ']) != r_uint(0) and
-            word(spec.VMM['MODULE_COUNT']) <= r_uint(GUEST_MODULES))
+            word(spec.VMM['MODULE_COUNT']) <= r_uint(GUEST_MODULES) and
+            _vcpus_are_sane(word(spec.VMM['VCPUS'])))
+
+
+def _vcpus_are_sane(count):
+    return r_uint(0) < count and count <= r_uint(VCPUS_PER_VM)
 
 
 def _ram_is_sane(size):

@@ -1,8 +1,8 @@
 """The CPUID policy: what a guest sees is what the processor has, masked by the tables here.
 
 A bit that is not named is not passed on: a new feature of a new processor stays hidden until somebody has thought about it.
-One logical processor; no feature whose registers nobody switches. What the kernel makes itself (the local APIC, its x2APIC mode and
-its TSC deadline) is there whatever the processor has. The kernel answers from a table in the vCPU page, filled at the start;
+Each vCPU is a core of its own in one package; no feature whose registers nobody switches. What the kernel makes itself (the local APIC, its x2APIC mode and
+its TSC deadline) is there whatever the processor has. The kernel answers from a table in each vCPU's page, filled at the start;
 leaves that depend on the subleaf come here (answer()).
 Leaf 0xd: EBX of subleaf 0 should follow the guest's XCR0; it always says the largest size.
 Source: Intel SDM Vol. 2A, "CPUID"; AMD64 APM Vol. 3, "Obtaining Processor Information Via the CPUID Instruction"; Linux,
@@ -26,7 +26,8 @@ def bits(*numbers):
 
 FMS = ALL                                                   # leaf 1, EAX: family, model, stepping
 LEAF_1_EBX = 0xffff                                         # brand index, CLFLUSH line size
-ONE_PROCESSOR = 1 << 16                                     # leaf 1, EBX: logical processors; APIC id 0
+PROCESSORS_SHIFT, APIC_ID_SHIFT = 16, 24                    # leaf 1, EBX: logical processors, initial APIC id
+HTT = 1 << 28                                               # leaf 1, EDX: there is more than one logical processor
 LAPIC_ECX = bits(21, 24)                                    # leaf 1: x2APIC, TSC deadline
 LAPIC_EDX = bits(9)                                         # leaf 1: APIC
 LEAF_1_ECX = bits(0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30)
@@ -41,9 +42,11 @@ LEAF_7_EDX = bits(4)                                        # FSRM
 EXTENDED_1_ECX = bits(0, 5, 6, 7, 8, 11, 16, 21)            # LAHF LZCNT SSE4A misaligned 3DNOWPREFETCH XOP FMA4 TBM
 EXTENDED_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 26, 29, 30, 31)
 #                     as leaf 1, with SYSCALL for SEP; NX MMXEXT MMX FXSR PAGE1GB LM 3DNOWEXT 3DNOW
+CMP_LEGACY = 1 << 1                                         # 0x80000001, ECX: AMD: they are cores and no threads
 TSC_INVARIANT = 1 << 8                                      # 0x80000007, EDX
 PHYSICAL_BITS = 0xff                                        # 0x80000008, EAX
 LINEAR_48 = 48 << 8
+CORE_ID_SIZE_SHIFT = 12                                     # 0x80000008, ECX: AMD: bits of an APIC id that name the core
 
 LARGEST_BASIC = 0x16
 TSC_RATE = 0x15
@@ -77,6 +80,9 @@ CACHE, FEATURES, TOPOLOGY, XSAVE = 0x4, 0x7, 0xb, 0xd
 ASKED = [CACHE, FEATURES, TOPOLOGY, XSAVE]                  # basic leaves that depend on the subleaf
 
 CACHE_EAX = 0x3fff                                          # without the processors that share it
+CACHE_TYPE, CACHE_LEVEL_SHIFT, CACHE_LEVEL = 0x1f, 5, 7
+SHARED_LEVEL = 3                                            # from this level on all cores share a cache
+CACHE_SHARING_SHIFT, CACHE_CORES_SHIFT = 14, 26             # each holds a count less one
 XSAVE_COMPONENTS = bits(0, 1, 2)                            # x87, SSE, AVX
 XSAVE_INSTRUCTIONS = bits(0, 1, 2)                          # XSAVEOPT, XSAVEC, XGETBV with ECX=1
 XSAVE_LEGACY_BYTES = 512 + 64
@@ -87,8 +93,6 @@ TOPOLOGY_SMT, TOPOLOGY_CORE = 1 << 8, 2 << 8
 LEAVES = [first + n for first in spec.CPUID_CLASSES for n in range(spec.CPUID_LEAVES)]
 ROWS = [r_uint(leaf) for leaf in LEAVES]
 ROW_MASKS = [[r_uint(mask) for mask in MASKS.get(leaf, (NONE, NONE, NONE, NONE))] for leaf in LEAVES]
-TABLE = r_uint(layout.VCPU_PAGE + spec.CPUID_TABLE)
-ASK = r_uint(layout.VCPU_PAGE + spec.CPUID_ASK)
 ASK_BASIC = r_uint(bits(*ASKED))
 ZERO = r_uint(0)
 
@@ -114,12 +118,21 @@ def most(a, b):
     return a if a > b else b
 
 
+def id_bits(count):
+    """The bits that tell `count` processors apart."""
+    width = 0
+    while 1 << width < count:
+        width += 1
+    return width
+
+
 class Cpuid(object):
     def __init__(self):
         self.largest = ZERO             # of the host, basic and extended
         self.largest_extended = ZERO
         self.amd = False
         self.tsc_khz = ZERO
+        self.processors = 1
         # The answer of answer().
         self.eax = ZERO
         self.ebx = ZERO
@@ -132,6 +145,10 @@ class Cpuid(object):
         self.tsc_khz = tsc_khz
         self.largest = host(ZERO, ZERO, task.EAX)
         self.largest_extended = host(r_uint(0x80000000), ZERO, task.EAX)
+
+    def set_processors(self, count):
+        """Called once, after set_host: how many vCPUs there are. The APIC id of each is its index."""
+        self.processors = count
 
     def physical_bits(self):
         """MAXPHYADDR as the guest sees it."""
@@ -146,24 +163,26 @@ class Cpuid(object):
         self.edx = edx
 
     # The table.
-    def fill(self):
-        """Write the table into the vCPU page. The caller marks GROUP_CPUID dirty."""
+    def fill(self, index=0):
+        """Write the table into the page of vCPU `index`. The caller marks GROUP_CPUID dirty."""
+        page = r_uint(layout.VCPU_PAGE + layout.PAGE * index)
+        table = page + r_uint(spec.CPUID_TABLE)
         for row in range(len(ROWS)):
-            self._static(row)
-            entry = TABLE + r_uint(16 * row)
+            self._static(row, index)
+            entry = table + r_uint(16 * row)
             memory.store32(entry, self.eax)
             memory.store32(entry + r_uint(4), self.ebx)
             memory.store32(entry + r_uint(8), self.ecx)
             memory.store32(entry + r_uint(12), self.edx)
         for group in range(len(spec.CPUID_CLASSES)):
-            memory.store32(ASK + r_uint(4 * group), ASK_BASIC if group == 0 else ZERO)
+            memory.store32(page + r_uint(spec.CPUID_ASK + 4 * group), ASK_BASIC if group == 0 else ZERO)
 
     def _is_known(self, leaf):
         if leaf >= r_uint(0x80000000):
             return leaf <= self.largest_extended
         return leaf <= self.largest
 
-    def _static(self, row):
+    def _static(self, row, index):
         leaf = ROWS[row]
         masks = ROW_MASKS[row]
         self._set(ZERO, ZERO, ZERO, ZERO)
@@ -175,6 +194,7 @@ class Cpuid(object):
             self._set(host(leaf, ZERO, task.EAX) & masks[0], host(leaf, ZERO, task.EBX) & masks[1],
                       host(leaf, ZERO, task.ECX) & masks[2], host(leaf, ZERO, task.EDX) & masks[3])
             self._adjust(leaf)
+            self._add_processors(leaf, index)
 
     def _hypervisor(self, leaf):
         if leaf == r_uint(HYPERVISOR_FIRST):
@@ -194,7 +214,6 @@ class Cpuid(object):
         if leaf == ZERO:
             self.eax = most(least(self.eax, r_uint(LARGEST_BASIC)), r_uint(TSC_RATE))
         elif leaf == r_uint(1):
-            self.ebx |= r_uint(ONE_PROCESSOR)
             self.ecx |= r_uint(HYPERVISOR | LAPIC_ECX)
             self.edx |= r_uint(LAPIC_EDX)
         elif leaf == r_uint(0x80000000):
@@ -202,30 +221,52 @@ class Cpuid(object):
         elif leaf == r_uint(0x80000008):
             self.eax |= r_uint(LINEAR_48)
 
+    def _add_processors(self, leaf, index):
+        several = self.processors > 1
+        if leaf == r_uint(1):
+            self.ebx |= r_uint(self.processors << PROCESSORS_SHIFT | index << APIC_ID_SHIFT)
+            if several:
+                self.edx |= r_uint(HTT)
+        elif leaf == r_uint(0x80000001) and self.amd and several:
+            self.ecx |= r_uint(CMP_LEGACY)
+        elif leaf == r_uint(0x80000008) and self.amd:
+            self.ecx |= r_uint(self.processors - 1 | id_bits(self.processors) << CORE_ID_SIZE_SHIFT)
+
     # Leaves that depend on the subleaf.
-    def answer(self, leaf, subleaf):
-        """Set eax to edx for one of ASKED; zeros for everything else."""
+    def answer(self, leaf, subleaf, index=0):
+        """Set eax to edx for one of ASKED as vCPU `index` sees it; zeros for everything else."""
         self._set(ZERO, ZERO, ZERO, ZERO)
         if leaf > self.largest:
             return
         if leaf == r_uint(CACHE):
-            self._set(host(leaf, subleaf, task.EAX) & r_uint(CACHE_EAX), host(leaf, subleaf, task.EBX),
-                      host(leaf, subleaf, task.ECX), host(leaf, subleaf, task.EDX))
+            self._cache(subleaf)
         elif leaf == r_uint(FEATURES) and subleaf == ZERO:
             self._set(ZERO, host(leaf, ZERO, task.EBX) & r_uint(LEAF_7_EBX), host(leaf, ZERO, task.ECX) & r_uint(LEAF_7_ECX),
                       host(leaf, ZERO, task.EDX) & r_uint(LEAF_7_EDX))
         elif leaf == r_uint(TOPOLOGY):
-            self._topology(subleaf)
+            self._topology(subleaf, index)
         elif leaf == r_uint(XSAVE) and self._has_xsave():
             self._xsave(subleaf)
 
-    def _topology(self, subleaf):
-        """One thread in one core, x2APIC id 0."""
-        self.ecx = subleaf & r_uint(0xff)
+    def _cache(self, subleaf):
+        leaf = r_uint(CACHE)
+        eax = host(leaf, subleaf, task.EAX) & r_uint(CACHE_EAX)
+        others = self.processors - 1
+        if intmask(eax) & CACHE_TYPE != 0:
+            eax |= r_uint(others << CACHE_CORES_SHIFT)
+            if intmask(eax) >> CACHE_LEVEL_SHIFT & CACHE_LEVEL >= SHARED_LEVEL:
+                eax |= r_uint(others << CACHE_SHARING_SHIFT)
+        self._set(eax, host(leaf, subleaf, task.EBX), host(leaf, subleaf, task.ECX), host(leaf, subleaf, task.EDX))
+
+    def _topology(self, subleaf, index):
+        """One thread in each core. The x2APIC id is in EDX whatever the subleaf."""
+        number, identity = subleaf & r_uint(0xff), r_uint(index)
         if subleaf == ZERO:
-            self._set(ZERO, r_uint(1), self.ecx | r_uint(TOPOLOGY_SMT), ZERO)
+            self._set(ZERO, r_uint(1), number | r_uint(TOPOLOGY_SMT), identity)
         elif subleaf == r_uint(1):
-            self._set(ZERO, r_uint(1), self.ecx | r_uint(TOPOLOGY_CORE), ZERO)
+            self._set(r_uint(id_bits(self.processors)), r_uint(self.processors), number | r_uint(TOPOLOGY_CORE), identity)
+        else:
+            self._set(ZERO, ZERO, number, identity)
 
     def _has_xsave(self):
         return host(r_uint(1), ZERO, task.ECX) & r_uint(1 << 26) != ZERO

@@ -35,10 +35,11 @@ class Machine(object):
         self.console = Console()
         self.ram = Ram()
         self.vcpu = Vcpu()
+        self.processors = 1             # vCPUs
         self.cpuid = Cpuid()
         self.msrs = Msrs()
         self.paravirtual = Paravirtual(self.ram)
-        self.board = Board(self.power)
+        self.board = Board(self.power, self.vcpu)
         self.uart = Uart(self.console, self.board.lines)
         self.exit_port = ExitPort(self.power)
         self.reset_control = ResetControl(self.power)
@@ -58,13 +59,15 @@ class Machine(object):
         now = task.rdtsc()
         unix = wall_time(now, tsc_khz)
         self.paravirtual.set_clock(tsc_khz, now, unix)
+        self.processors = boot.number(spec.VMM['VCPUS'])
         self.cpuid.set_host(vendor, tsc_khz)
+        self.cpuid.set_processors(self.processors)
         self.emulator.set_physical_bits(self.cpuid.physical_bits())
         self.board.start(tsc_khz, now, self.ram.size, unix)
 
     def write_firmware(self):
         """The guest is loaded: what a PC's firmware leaves in memory and in the local APIC."""
-        acpi.write(self.ram)
+        acpi.write(self.ram, self.processors)
         apic.set_as_firmware()
 
     def reset_devices(self):

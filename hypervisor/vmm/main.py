@@ -1,6 +1,6 @@
-"""The VMM's loop: run the vCPU, handle its exit, answer.
+"""The VMM's loop: run the vCPUs, handle an exit, answer.
 
-Every exit is answered well within the second that the kernel allows: what takes longer is done in pieces, with the vCPU
+Every exit is answered well within the second that the kernel allows. While the VM waits for its last bytes to leave, a vCPU that exits is
 parked at the reset vector, where there is no memory, so that it exits again at once (state.reset).
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
@@ -9,30 +9,20 @@ from hypervisor.hw import task
 from hypervisor.lib import call
 from hypervisor.spec import ending, exit, status, vcpu as spec
 from hypervisor.spec.cpu import VECTOR_GP
-from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, SLOT_SELF
+from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, REASON_VCPU_SHIFT, SLOT_SELF
 from hypervisor.vmm import emulate, power, start, state
 from hypervisor.vmm.bus import BUSY
+from hypervisor.vmm.device import apic
 from hypervisor.vmm.device.agenda import earlier
 from hypervisor.vmm.device.clock import NEVER
 from hypervisor.vmm.machine import Machine
 from hypervisor.vmm.msr import NONE
 
-PIECE = r_uint(16 << 20)        # of memory that is cleared between two exits
 DRAIN_MS = 200                  # how long one exit waits for the manager to take the last bytes
 ZERO = r_uint(0)
 U32 = r_uint(0xffffffff)
 
 machine = Machine()
-
-
-class Clearing(object):
-    """How far a reset has cleared the guest's memory."""
-
-    def __init__(self):
-        self.at = ZERO
-
-
-clearing = Clearing()
 
 
 def task_main(argument):
@@ -45,14 +35,14 @@ def task_main(argument):
 
 
 def run(machine):
-    """Run the vCPU until the VM ends. The first answer (the initial state) is in the vCPU page already."""
+    """Run the vCPUs until the VM ends. The first answer (the initial state) is in the vCPU page already."""
     while machine.power.wish != power.LEAVE or not drained(machine):
         turn(machine)
     call.stop(SLOT_SELF, machine.power.how, machine.power.detail)
 
 
 def turn(machine):
-    """Give the answer, wait, and handle what has come."""
+    """Give the answer, wait, and handle what has come. Returns whether that was an exit, so that there is an answer to give now."""
     agenda = machine.board.agenda
     answer = machine.vcpu.run(earlier(machine.console.deadline, agenda.nearest))
     reasons = intmask(call.value())
@@ -66,8 +56,11 @@ def turn(machine):
         machine.uart.console_changed()
     if agenda.nearest != NEVER:
         agenda.tick(task.rdtsc())
-    if reasons & REASON_EXIT:
-        handle(machine)
+    if not reasons & REASON_EXIT:
+        return False
+    machine.vcpu.select(reasons >> REASON_VCPU_SHIFT & 3)
+    handle(machine)
+    return True
 
 
 def handle(machine):
@@ -121,7 +114,7 @@ def read_msr(machine):
     number = machine.vcpu.selector() & U32
     row = machine.msrs.find(number)
     if machine.paravirtual.is_msr(number):
-        machine.vcpu.complete(machine.paravirtual.read(number))
+        machine.vcpu.complete(machine.paravirtual.read(number, machine.vcpu.index))
     elif row == NONE:
         machine.vcpu.inject(VECTOR_GP, ZERO)
     else:
@@ -131,7 +124,7 @@ def read_msr(machine):
 def write_msr(machine):
     number, value = machine.vcpu.selector() & U32, machine.vcpu.value()
     if machine.paravirtual.is_msr(number):
-        allowed = machine.paravirtual.write(number, value)
+        allowed = machine.paravirtual.write(number, value, machine.vcpu.index)
     else:
         row = machine.msrs.find(number)
         allowed = row != NONE and machine.msrs.write_is_allowed(row, value)
@@ -144,7 +137,7 @@ def write_msr(machine):
 def ask_cpuid(machine):
     selector = machine.vcpu.selector()
     cpuid = machine.cpuid
-    cpuid.answer(selector & U32, selector >> 32)
+    cpuid.answer(selector & U32, selector >> 32, machine.vcpu.index)
     machine.vcpu.complete(cpuid.eax | cpuid.ebx << 32, cpuid.ecx | cpuid.edx << 32)
 
 
@@ -208,15 +201,11 @@ def drained(machine):
 
 
 def restart(machine):
-    """One piece of a reset: clear memory; when all is clear, load and start the guest again."""
-    size = machine.ram.size
-    if clearing.at < size:
-        count = PIECE if PIECE < size - clearing.at else size - clearing.at
-        machine.ram.clear(clearing.at, count)
-        clearing.at += count
-        park(machine)
-        return
-    clearing.at = ZERO
+    """A reset: the vCPUs stop, memory is cleared, and the guest is loaded again. vCPU 0 gets its first state with the next answer; until then
+    the kernel waits for none, so that clearing may take its time."""
+    apic.reset(machine.processors)
+    machine.vcpu.select(0)
+    machine.ram.clear(ZERO, machine.ram.size)
     machine.reset_devices()
     machine.power.started()
     if start.load(machine):

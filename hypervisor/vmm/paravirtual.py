@@ -2,11 +2,12 @@
 
 The kernel's TSC runs evenly on the one core there is, so a clock page is written once, when the guest names it, and stays right;
 the guest reads the time by RDTSC alone. Not offered: PV EOI and steal time, because the kernel would have to write them and it
-never maps guest memory; PV IPI, because there is one vCPU.
+never maps guest memory; PV IPI, because the kernel knows no hypercall but the null one.
 Source: Linux, Documentation/virt/kvm/x86/msr.rst and cpuid.rst; the layouts are pvclock_wall_clock and pvclock_vcpu_time_info.
 """
 from rpython.rlib.rarithmetic import r_uint
 
+from hypervisor.spec.call import VCPUS_PER_VM
 from hypervisor.spec.record import offsets
 
 CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE = 1 << 0, 1 << 1, 1 << 3, 1 << 24
@@ -35,7 +36,7 @@ class Paravirtual(object):
         self.start = ZERO               # TSC at which the guest's system time is 0
         self.wall = ZERO                # Unix time at `start`, in seconds
         self.wall_clock = ZERO          # what the MSRs read
-        self.system_time = ZERO
+        self.system_time = [ZERO] * VCPUS_PER_VM       # of each vCPU
 
     def set_clock(self, tsc_khz, now, wall):
         """tsc_khz: not 0. now: TSC, from which on the guest's system time counts. wall: Unix time at that moment, in seconds."""
@@ -54,23 +55,25 @@ class Paravirtual(object):
 
     def clear(self):
         """A reset: no page is known."""
-        self.wall_clock = self.system_time = ZERO
+        self.wall_clock = ZERO
+        for n in range(VCPUS_PER_VM):
+            self.system_time[n] = ZERO
 
     def is_msr(self, number):
         return (number == MSR_WALL_CLOCK or number == MSR_SYSTEM_TIME or
                 number == MSR_WALL_CLOCK_OLD or number == MSR_SYSTEM_TIME_OLD)
 
-    def read(self, number):
-        """number: is_msr() knows it."""
+    def read(self, number, index):
+        """number: is_msr() knows it. index: the vCPU's."""
         if number == MSR_WALL_CLOCK or number == MSR_WALL_CLOCK_OLD:
             return self.wall_clock
-        return self.system_time
+        return self.system_time[index]
 
-    def write(self, number, value):
+    def write(self, number, value, index):
         """Returns whether the value is allowed; #GP(0) else: what it names must be aligned memory of the guest's."""
         if number == MSR_WALL_CLOCK or number == MSR_WALL_CLOCK_OLD:
             return self._write_wall_clock(value)
-        return self._write_system_time(value)
+        return self._write_system_time(value, index)
 
     def _write_wall_clock(self, gpa):
         """The guest wants to know once at what time of day its system time was 0."""
@@ -82,13 +85,13 @@ class Paravirtual(object):
         self.ram.store32(gpa + r_uint(WALL['VERSION']), EVEN)
         return True
 
-    def _write_system_time(self, value):
+    def _write_system_time(self, value, index):
         gpa = value & ~ENABLED
         if value & ENABLED != ZERO:
             if gpa & r_uint(3) != ZERO or not self.ram.holds(gpa, r_uint(TIME['END'])):
                 return False
             self._write_time(gpa)
-        self.system_time = value
+        self.system_time[index] = value
         return True
 
     def _write_time(self, gpa):

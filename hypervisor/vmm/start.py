@@ -3,10 +3,12 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.lib import call
 from hypervisor.spec import boot as spec, ending, status
+from hypervisor.spec.vcpu import GROUP_CPUID
 from hypervisor.spec.call import SLOT_GUEST_MODULE, SLOT_IMAGE, SLOT_SELF
 from hypervisor.vmm import boot, space
 from hypervisor.vmm.load import refusal
 
+AT_ONCE = r_uint(1)             # a deadline that has passed
 # Details of VMM_GAVE_UP.
 NO_BOOT_PAGE, NO_MAPPING, NO_VCPU = 1, 2, 3
 
@@ -24,8 +26,22 @@ def begin(machine):
     if _map(machine.ram.size) != status.OK:
         give_up(NO_MAPPING)
         return False
-    machine.cpuid.fill()
-    return load(machine)
+    for n in range(machine.processors):
+        machine.cpuid.fill(n)
+    return load(machine) and _start_others(machine)
+
+
+def _start_others(machine):
+    """All vCPUs but the first wait in the kernel for STARTUP; nothing of them runs yet. Returns success."""
+    vcpu = machine.vcpu
+    for n in range(1, machine.processors):
+        vcpu.select(n)
+        vcpu.resume(GROUP_CPUID)
+        if vcpu.run(AT_ONCE) != status.OK:
+            give_up(NO_VCPU)
+            return False
+    vcpu.select(0)
+    return True
 
 
 def _map(ram_bytes):

@@ -1,7 +1,8 @@
-"""The one vCPU, as the VMM sees it: the exit, the state that VCPU_READ fetches, and the answer.
+"""The vCPU whose exit the VMM handles: the exit, the state that VCPU_READ fetches, and the answer.
 
-All of it lies in the vCPU page (hypervisor/spec/vcpu.py). What is written there with its group in DIRTY becomes the
-vCPU's state when the answer is given; the groups that were not read or written as a whole must not be marked dirty.
+One object stands for all vCPUs of the VM: `select` says whose turn it is. All of it lies in that vCPU's page
+(hypervisor/spec/vcpu.py). What is written there with its group in DIRTY becomes the vCPU's state when the answer is given; the groups
+that were not read or written as a whole must not be marked dirty.
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
@@ -10,11 +11,12 @@ from hypervisor.lib import call
 from hypervisor.spec import layout, vcpu as spec
 from hypervisor.spec.call import SLOT_VCPU
 
-PAGE = r_uint(layout.VCPU_PAGE)
+PAGE, PAGE_BYTES = r_uint(layout.VCPU_PAGE), r_uint(layout.PAGE)
 
 
 def _field(offset):
-    return PAGE + r_uint(offset)
+    """Where it is in the page."""
+    return r_uint(offset)
 
 
 KIND = _field(spec.EXIT['KIND'])
@@ -44,50 +46,62 @@ assert spec.SEGMENTS == ['ES', 'CS', 'SS', 'DS', 'FS', 'GS', 'LDTR', 'TR']
 
 
 class Vcpu(object):
+    """index: of the vCPU in its VM, 0 to 3. page: its vCPU page."""
+
+    def __init__(self):
+        self.select(0)
+
+    def select(self, index):
+        self.index = index
+        self.page = PAGE + r_uint(index) * PAGE_BYTES
+
+    def slot(self):
+        return SLOT_VCPU + self.index
+
     # The exit. Numbers that the kernel computes are small; addresses and values stay r_uint.
     def kind(self):
-        return intmask(memory.load64(KIND))
+        return intmask(memory.load64(self.page + KIND))
 
     def exit_rip(self):
-        return memory.load64(RIP)
+        return memory.load64(self.page + RIP)
 
     def selector(self):
-        return memory.load64(SELECTOR)
+        return memory.load64(self.page + SELECTOR)
 
     def size(self):
-        return intmask(memory.load64(SIZE))
+        return intmask(memory.load64(self.page + SIZE))
 
     def flags(self):
-        return intmask(memory.load64(FLAGS))
+        return intmask(memory.load64(self.page + FLAGS))
 
     def value(self):
-        return memory.load64(VALUE)
+        return memory.load64(self.page + VALUE)
 
     # The state.
     def read(self, groups):
         """Fetch these groups into the page. Only while an exit is outstanding; returns the call's status."""
-        return call.vcpu_read(SLOT_VCPU, groups)
+        return call.vcpu_read(self.slot(), groups)
 
     def get(self, field):
-        """field: an address of STATE."""
-        return memory.load64(field)
+        """field: of STATE."""
+        return memory.load64(self.page + field)
 
     def set(self, field, value):
-        memory.store64(field, value)
+        memory.store64(self.page + field, value)
 
     def register(self, number):
         """A general register, 0 to 15, in the order of instruction encodings."""
-        return memory.load64(REGISTER_0 + r_uint((number & 15) * 8))
+        return memory.load64(self.page + REGISTER_0 + r_uint((number & 15) * 8))
 
     def set_register(self, number, value):
-        memory.store64(REGISTER_0 + r_uint((number & 15) * 8), value)
+        memory.store64(self.page + REGISTER_0 + r_uint((number & 15) * 8), value)
 
     def segment(self, number, part):
         """number: ES to TR. part: SEGMENT_*."""
-        return memory.load64(SEGMENT_0 + r_uint(((number & 7) * PARTS + part) * 8))
+        return memory.load64(self.page + SEGMENT_0 + r_uint(((number & 7) * PARTS + part) * 8))
 
     def set_segment(self, number, selector, attributes, limit, base):
-        start = SEGMENT_0 + r_uint((number & 7) * PARTS * 8)
+        start = self.page + SEGMENT_0 + r_uint((number & 7) * PARTS * 8)
         memory.store64(start + r_uint(8 * SEGMENT_SELECTOR), r_uint(selector))
         memory.store64(start + r_uint(8 * SEGMENT_ATTRIBUTES), r_uint(attributes))
         memory.store64(start + r_uint(8 * SEGMENT_LIMIT), limit)
@@ -95,11 +109,11 @@ class Vcpu(object):
 
     # The answer.
     def _answer(self, action, result, result2, error, dirty):
-        memory.store64(ACTION, r_uint(action))
-        memory.store64(RESULT, result)
-        memory.store64(RESULT2, result2)
-        memory.store64(ERROR, error)
-        memory.store64(DIRTY, r_uint(dirty))
+        memory.store64(self.page + ACTION, r_uint(action))
+        memory.store64(self.page + RESULT, result)
+        memory.store64(self.page + RESULT2, result2)
+        memory.store64(self.page + ERROR, error)
+        memory.store64(self.page + DIRTY, r_uint(dirty))
 
     def complete(self, result=r_uint(0), result2=r_uint(0)):
         self._answer(spec.COMPLETE, result, result2, r_uint(0), 0)
@@ -113,4 +127,4 @@ class Vcpu(object):
 
     def run(self, deadline):
         """Give the answer and let the vCPU run. Returns the call's status; call.value(): REASON_*."""
-        return call.vcpu_run(SLOT_VCPU, deadline)
+        return call.vcpu_run(self.slot(), deadline)

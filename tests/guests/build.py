@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -55,13 +55,15 @@ class Run:
 class Guest:
     """kind: "flat" (at 0x7c00, real mode, 0000:7c00) or "multiboot" (version 1).
     bits: what its C runtime is compiled for: 16 (assembly only), 32 (ELF32),
-    64 (ELF64 with the multiboot address fields, the "a.out kludge")."""
+    64 (ELF64 with the multiboot address fields, the "a.out kludge").
+    processors: how many its machine has."""
     name: str
     kind: str
     bits: int
     sources: list
     runs: list
     about: str = ""
+    processors: int = 1
 
     @property
     def image(self):
@@ -213,6 +215,7 @@ CONFORMANCE = [
     _guest("exceptions", 64, "single steps, breakpoints, gates, IRET, SYSCALL, SYSENTER", [], *IRQ),
     _guest("paging", 64, "4-level page tables: bits, rights, error codes, SMEP, SMAP, keys", [], "common/report.c"),
     _guest("state", 64, "control registers, FPU and XSAVE, MSRs", [], "common/report.c"),
+    replace(_guest("smp", 64, "a second processor: INIT, STARTUP, IPIs, NMI", [], "smp_start.S", *IRQ), processors=2),
 ]
 GUESTS += CONFORMANCE
 

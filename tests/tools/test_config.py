@@ -61,10 +61,10 @@ def only_mistake(text, folder):
 
 def test_good_file_gives_what_it_says(folder):
     text = GOOD + 'command_line = "a=1 b"\nmodules = [{ image = "sector", command_line = "m" }]\n'
-    machine = check.load_text(text.replace('memory = "16M"', 'memory = "16M"\nrestarts = 3\ntime_limit = "2s"\nexit_port = true'), folder / 'box.toml')
+    machine = check.load_text(text.replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\nrestarts = 3\ntime_limit = "2s"\nexit_port = true'), folder / 'box.toml')
     vm, = machine.vms
     assert (machine.name, machine.memory, machine.cpus) == ('box', 64 << 20, 1)
-    assert (vm.name, vm.memory, vm.restarts, vm.time_limit, vm.exit_port, vm.vmm) == ('one', 16 << 20, 3, 2000, True, facts.VMM)
+    assert (vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, vm.vmm) == ('one', 16 << 20, 4, 3, 2000, True, facts.VMM)
     assert (vm.boot.kind, vm.boot.image, vm.boot.command_line) == ('multiboot', folder / 'guest', 'a=1 b')
     assert vm.boot.modules == ((folder / 'sector', 'm'),)
 
@@ -90,8 +90,14 @@ ONE_MISTAKE = [
     ('name = "one"\n', '', 4, 'vm 1, name', 'is missing', 'name = '),
     ('memory = "16M"', 'memory = "4G"', 6, 'vm "one", memory', 'more than a VM may have', '"3G"'),
     ('memory = "16M"', 'memory = "-2M"', 6, 'vm "one", memory', 'is no size', ''),
-    ('memory = "16M"', 'memory = "16M"\ncpus = 2', 7, 'vm "one", cpus', '2 processors are not supported yet', 'cpus = 1'),
-    ('memory = "16M"', 'memory = "16M"\ncpus = true', 7, 'vm "one", cpus', 'number of processors', 'cpus = 1'),
+    ('memory = "64M"', 'memory = "64M"\ncpus = true', 3, 'box.cpus', 'number of processors', 'cpus = 1'),
+    ('memory = "64M"', 'memory = "64M"\nvcpus = 2', 3, 'box.vcpus', 'no key', 'cpus, or vcpus in [[vm]]'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = 0', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = -1', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = true', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = "2"', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = 5', 7, 'vm "one", vcpus', '5 are more than a VM may have', 'at most 4'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = 2', 7, 'vm "one", cpus', 'no key', 'vcpus, or cpus in [box]'),
     ('memory = "16M"', 'memory = "16M"\nrestarts = -1', 7, 'vm "one", restarts', 'how often', 'from 0'),
     ('memory = "16M"', 'memory = "16M"\ntime_limit = 5', 7, 'vm "one", time_limit', 'no time', '"500ms"'),
     ('memory = "16M"', 'memory = "16M"\ntime_limit = "0s"', 7, 'vm "one", time_limit', 'no time', '"500ms"'),
@@ -152,6 +158,19 @@ def test_too_many_vms_and_modules_are_told(folder):
     found = mistakes_in('[box]\nmemory = "64M"\n' + vms, folder)
     assert any(m.line == 59 and 'one VM too many' in m.what for m in found), found
     assert any('needs 48 boot modules' in m.what for m in found), found
+
+
+def with_vcpus(*counts):
+    return '[box]\nmemory = "64M"\n' + ''.join(
+        '[[vm]]\nname = "v%d"\nmemory = "2M"\nboot = { kind = "flat", image = "sector" }\nvcpus = %d\n' % pair for pair in enumerate(counts))
+
+
+def test_vcpus_of_a_box_are_bounded_and_told_where_they_become_too_many(folder):
+    assert mistakes_in(with_vcpus(4, 4, 4, 3), folder) == []
+    for counts, n, together in (((4, 4, 4, 4), 3, 16), ((4, 4, 4, 3, 2, 4), 4, 17)):
+        mistake = only_mistake(with_vcpus(*counts), folder)
+        assert (mistake.line, mistake.key) == (7 + 5 * n, 'vm "v%d", vcpus' % n)
+        assert 'have %d virtual processors together' % together in mistake.what and 'at most 15 in a box' in mistake.write
 
 
 def test_strings_of_one_vm_have_to_fit_its_boot_page(folder):
@@ -235,7 +254,7 @@ def test_example_boxes_have_no_mistakes():
         check.load(path)
 
 
-WORDS = st.sampled_from(['box', 'vm', 'boot', 'name', 'memory', 'cpus', 'modules', 'image', 'kind', 'load', 'x', 'vmm', 'restarts'])
+WORDS = st.sampled_from(['box', 'vm', 'boot', 'name', 'memory', 'cpus', 'vcpus', 'modules', 'image', 'kind', 'load', 'x', 'vmm', 'restarts'])
 VALUES = st.recursive(
     st.none() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.booleans() | st.sampled_from(['16M', 'guest', 'a', '', 'flat', '..', '@']),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12)

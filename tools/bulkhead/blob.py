@@ -77,6 +77,7 @@ def _record(vm, program, image, module, strings):
     record[VM['NAME']:VM['NAME'] + len(vm.name)] = vm.name.encode()
     put('RAM_BYTES', vm.memory, '<Q')
     put('LOAD_ADDRESS', vm.boot.load, '<Q')
+    put('VCPUS', vm.vcpus, '<Q')
     put('VMM_MODULE', program)
     put('IMAGE_MODULE', image)
     put('IMAGE_KIND', KINDS[vm.boot.kind])
@@ -126,6 +127,7 @@ def _decode_vm(blob, at):
     return {
         'name': blob[at + VM['NAME']:at + VM['NAME'] + 32].rstrip(b'\0').decode('ascii', 'replace'),
         'memory': get('RAM_BYTES', '<Q'),
+        'vcpus': get('VCPUS', '<Q'),
         'load': get('LOAD_ADDRESS', '<Q'),
         'vmm': get('VMM_MODULE'),
         'image': get('IMAGE_MODULE'),

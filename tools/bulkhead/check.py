@@ -28,6 +28,7 @@ class Boot:
 class Vm:
     name: str
     memory: int
+    vcpus: int
     restarts: int
     time_limit: int                 # milliseconds, 0: none
     exit_port: bool
@@ -73,6 +74,7 @@ def finish(machine, source):
     if len(machine.vm) > facts.MAX_VMS:
         source.add(('vm', facts.MAX_VMS), 'is one VM too many', 'at most %d VMs in a box' % facts.MAX_VMS)
     _check_names(machine, source)
+    _check_vcpus(machine, source)
     files = [_files(vm, source, n) for n, vm in enumerate(machine.vm)]
     _check_module_count(machine, source)
     name = machine.box.name if machine.box and machine.box.name else _name_of(source, machine)
@@ -89,7 +91,7 @@ def _finished(vm, files):
     boot = Boot(vm.boot.kind, files.image, vm.boot.command_line, load if vm.boot.kind == 'flat' else 0,
                 tuple((path, module.command_line) for path, module in zip(files.modules, config.modules_of(vm.boot))),
                 vm.boot.unattended)
-    return Vm(vm.name, vm.memory, vm.restarts, vm.time_limit, vm.exit_port, files.vmm, boot)
+    return Vm(vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, files.vmm, boot)
 
 
 def _name_of(source, machine):
@@ -110,6 +112,17 @@ def _check_names(machine, source):
             source.add(('vm', n, 'name'), 'the VM on line %d has the same name' % source.line(('vm', first[vm.name], 'name')),
                        'another name')
         first.setdefault(vm.name, n)
+
+
+def _check_vcpus(machine, source):
+    """Told once, at the VM with which they become too many."""
+    count = 0
+    for n, vm in enumerate(machine.vm):
+        count += vm.vcpus
+        if count > facts.MOST_VCPUS_TOGETHER:
+            source.add(('vm', n, 'vcpus'), 'the VMs up to this one have %d virtual processors together' % count,
+                       'fewer here or in another VM: at most %d in a box' % facts.MOST_VCPUS_TOGETHER)
+            return
 
 
 def _check_module_count(machine, source):

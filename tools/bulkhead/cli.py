@@ -108,7 +108,8 @@ def _dump(machine):
     for n, module in enumerate(blob.boot_modules(machine, box.MANAGER)):
         text.append('    %2d %-20s %s' % (n, module.name, shown(module.path) if module.path else ''))
     for vm in decoded['vms']:
-        text.append('  vm %s: %s, %s' % (vm['name'], size_text(vm['memory']), vm['kind']) + (' at 0x%x' % vm['load'] if vm['kind'] == 'flat' else ''))
+        vcpus = '%d vCPU%s' % (vm['vcpus'], '' if vm['vcpus'] == 1 else 's')
+        text.append('  vm %s: %s, %s, %s' % (vm['name'], size_text(vm['memory']), vcpus, vm['kind']) + (' at 0x%x' % vm['load'] if vm['kind'] == 'flat' else ''))
         text.append('    program: module %d, image: module %d, restarts: %d, exit port: %s'
                     % (vm['vmm'], vm['image'], vm['restarts'], 'yes' if vm['exit_port'] else 'no'))
         text.append('    command line: %s' % vm['command_line'])

@@ -91,6 +91,14 @@ def _cpus(value):
     return value
 
 
+def _vcpus(value):
+    if type(value) is not int or value < 1:
+        raise wrong('is a number of virtual processors', 'a number from 1 to %d' % facts.MOST_VCPUS)
+    if value > facts.MOST_VCPUS:
+        raise wrong('%d are more than a VM may have' % value, 'at most %d' % facts.MOST_VCPUS)
+    return value
+
+
 def _path(value):
     if not isinstance(value, str):
         raise wrong('is a path, so it is text', '"@guests/hello"')
@@ -156,7 +164,7 @@ class Vm(Table):
     example: ClassVar = {'name': 'name = "left"', 'memory': 'memory = "16M"', 'boot': 'a table [vm.boot] with kind and image'}
     name: _checked(_name, str) = None
     memory: _checked(_vm_memory, int) = None
-    cpus: _checked(_cpus, int) = 1
+    vcpus: _checked(_vcpus, int) = 1
     restarts: _checked(_restarts, int) = 0
     time_limit: _checked(_time_limit, int) = 0
     exit_port: bool = False
@@ -340,7 +348,7 @@ def _nearest(path):
     homes = [home for home, model in HOMES if key in model.model_fields and model is not here]
     near = difflib.get_close_matches(key, here.model_fields, 1, 0.6)
     if homes:
-        return '%s in %s' % (key, ' or '.join(homes))
+        return ', or '.join(near + ['%s in %s' % (key, ' or '.join(homes))])
     if near:
         return '%s (did you mean that?)' % near[0]
     return 'one of ' + ', '.join(here.model_fields)

@@ -1,4 +1,4 @@
-"""The ACPI tables: made while this module is imported, copied to 0xe0000 of the guest's memory when it is loaded.
+"""The ACPI tables: made while this module is imported for each number of vCPUs, copied to 0xe0000 of the guest's memory when it is loaded.
 
 RSDP, RSDT, XSDT, FADT, FACS, MADT and DSDT. What they say must be true of the devices beside this file.
 Source: ACPI Specification 6, "ACPI Software Programming Model"; of version 4, which the FADT is.
@@ -7,11 +7,11 @@ import struct
 
 from rpython.rlib.rarithmetic import r_uint
 
+from hypervisor.spec.call import VCPUS_PER_VM
 from hypervisor.vmm.device import aml, apic, ioapic, lines, pci, pic, pit, powermanagement as pm, pvpanic, rtc
 
 PLACE = 0xe0000                         # gpa: where software looks for the RSDP
 PLACE_END = 0x100000
-VCPUS = 1
 RESET_PORT, RESET_VALUE = 0xcf9, 6
 COM1_PORT = 0x3f8
 PCI_MEMORY_FIRST, PCI_MEMORY_LAST = 0xc0000000, 0xfebfffff      # above the largest RAM, below the IOAPIC
@@ -126,14 +126,13 @@ def dsdt(vcpus):
 
 # -- all of them -----------------------------------------------------------------------------------------------------------------
 def build(vcpus):
-    """Everything as it lies from PLACE on. Returns (bytes, {name: address})."""
-    parts, at = {}, {}
+    """Everything as it lies from PLACE on."""
+    at = {}
     data = ['']
 
     def put(name, content, alignment):
         data[0] += '\0' * (-len(data[0]) % alignment)
         at[name] = PLACE + len(data[0])
-        parts[name] = content
         data[0] += content
     put('RSDP', '\0' * 36, 16)
     put('FACS', facs(), 64)
@@ -144,14 +143,15 @@ def build(vcpus):
     put('XSDT', table('XSDT', 1, struct.pack('<QQ', at['FACP'], at['APIC'])), 16)
     pointer = rsdp(at['RSDT'], at['XSDT'])
     assert at['RSDP'] == PLACE and len(pointer) == 36 and len(data[0]) <= PLACE_END - PLACE
-    return pointer + data[0][36:], at
+    return pointer + data[0][36:]
 
 
-TABLES, ADDRESSES = build(VCPUS)
+TABLES = [build(n + 1) for n in range(VCPUS_PER_VM)]
 RSDP = r_uint(PLACE)                    # gpa
 
 
-def write(ram):
-    """Copy the tables into the guest's memory, where the VM's firmware area is mapped."""
-    for n in range(len(TABLES)):
-        ram.store8(r_uint(PLACE + n), r_uint(ord(TABLES[n])))
+def write(ram, count=1):
+    """Copy the tables of a VM with `count` vCPUs into the guest's memory, where the VM's firmware area is mapped."""
+    tables = TABLES[count - 1]
+    for n in range(len(tables)):
+        ram.store8(r_uint(PLACE + n), r_uint(ord(tables[n])))

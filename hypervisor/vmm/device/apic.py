@@ -24,9 +24,14 @@ FIRMWARE_OFFSETS = [r_uint(offset) for offset, _ in FIRMWARE]
 FIRMWARE_VALUES = [r_uint(value) for _, value in FIRMWARE]
 
 
+def reset(count):
+    """All vCPUs are as after power-on: nothing of what they did goes on, and no exit of theirs waits for an answer."""
+    for n in range(count):
+        call.vcpu_interrupt(SLOT_VCPU + n, INTERRUPT_RESET)
+
+
 def set_as_firmware():
-    """The VM starts, or starts anew."""
-    call.vcpu_interrupt(SLOT_VCPU, INTERRUPT_RESET, 0)
+    """The VM starts, or starts anew: what firmware does on the first processor."""
     for n in range(len(FIRMWARE)):
         call.vcpu_apic_write(SLOT_VCPU, FIRMWARE_OFFSETS[n], FIRMWARE_VALUES[n])
 
@@ -34,19 +39,21 @@ def set_as_firmware():
 class LocalApic(MemoryDevice):
     """Registers of 32 bits, 16 bytes apart. Accesses elsewhere in the 16 bytes find nothing."""
 
-    def __init__(self, ioapic):
+    def __init__(self, ioapic, vcpu):
+        """vcpu: whose access is handled; each has a page of its own at the same address."""
         MemoryDevice.__init__(self, BASE, BYTES)
         self.ioapic = ioapic
+        self.vcpu = vcpu
 
     def read(self, offset, size):
         if offset & UNALIGNED != ZERO or offset >= REGISTERS:
             return ZERO
-        if call.vcpu_apic_read(SLOT_VCPU, offset) != status.OK:
+        if call.vcpu_apic_read(self.vcpu.slot(), offset) != status.OK:
             return ones(size)
         return call.value() & U32
 
     def write(self, offset, size, value):
         if offset & UNALIGNED != ZERO or offset >= REGISTERS or size < 4:
             return
-        if call.vcpu_apic_write(SLOT_VCPU, offset, value & U32) == status.OK and call.value() != ZERO:
+        if call.vcpu_apic_write(self.vcpu.slot(), offset, value & U32) == status.OK and call.value() != ZERO:
             self.ioapic.end_of_interrupt(intmask(call.value() - r_uint(1)) & 0xff)

@@ -16,7 +16,7 @@ from hypervisor.vmm.device.rtc import Rtc, RtcPorts
 
 
 class Board(object):
-    def __init__(self, power):
+    def __init__(self, power, vcpu):
         self.clock = Clock()
         self.agenda = Agenda()
         pins = Pins()
@@ -34,7 +34,7 @@ class Board(object):
             PicPorts(self.pic, self.pic.master, pics.MASTER_PORT), PicPorts(self.pic, self.pic.slave, pics.SLAVE_PORT),
             ElcrPorts(self.pic), PitPorts(self.pit), SpeakerPort(self.pit), RtcPorts(self.rtc), self.keyboard,
             PowerPorts(self.power_management), self.pci, PvPanic(power)]
-        self.memory = [LocalApic(self.ioapic), self.ioapic]
+        self.memory = [LocalApic(self.ioapic, vcpu), self.ioapic]
 
     def start(self, tsc_khz, now, ram_bytes, unix):
         """The VM is switched on at TSC `now`. unix: the time of day, in seconds."""

@@ -1,12 +1,13 @@
 """The IOAPIC: 24 inputs, a redirection entry for each, in memory at 0xfec00000.
 
 It starts as a PC's firmware leaves it: all entries masked, the id that the MADT names. Polarity is kept and means nothing: a line
-is active or it is not (lines.py). Messages go to the one vCPU there is.
+is active or it is not (lines.py). Whom a destination names is the local APICs' business, which the kernel has (pins.py).
 Source: Intel 82093AA data sheet, "Register Description"; Intel I/O Controller Hub 10 data sheet, "APIC Memory-Mapped Registers"
 (EOI register, version 0x20).
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
+from hypervisor.spec.call import DESTINATION_LOGICAL, DESTINATION_LOWEST
 from hypervisor.vmm.bus import MemoryDevice
 from hypervisor.vmm.device.pins import BY_IOAPIC
 
@@ -23,7 +24,6 @@ WRITABLE = 0x1afff              # without delivery status (always idle) and remo
 FIXED, LOWEST, NMI, EXTINT = 0, 1, 4, 7
 # The high half.
 DESTINATION_SHIFT, DESTINATION = 24, 0xff000000
-APIC_ID, BROADCAST = 0, 0xff
 
 
 class Ioapic(MemoryDevice):
@@ -107,27 +107,25 @@ class Ioapic(MemoryDevice):
         entry = self.low[n]
         if not self.active[n] or not entry & LEVEL or entry & (MASKED | REMOTE_IRR):
             return
-        if self._mode(n) > LOWEST or not self._is_for_us(n):
-            return
-        self.low[n] = entry | REMOTE_IRR
-        self.pins.level(entry & VECTOR)
+        if self._mode(n) <= LOWEST and self.pins.level(entry & VECTOR, self._destination(n)):
+            self.low[n] = entry | REMOTE_IRR
 
     def _send(self, n):
         """An edge-triggered one. SMI, INIT and reserved modes vanish."""
-        if not self._is_for_us(n):
-            return
         mode = self._mode(n)
         if mode == FIXED or mode == LOWEST:
-            self.pins.fixed(self.low[n] & VECTOR)
+            self.pins.fixed(self.low[n] & VECTOR, self._destination(n))
         elif mode == NMI:
-            self.pins.nmi()
+            self.pins.nmi(self._destination(n))
 
-    def _is_for_us(self, n):
-        """Does the destination name the vCPU? A logical one does if it names anybody."""
+    def _destination(self, n):
+        """As VCPU_INTERRUPT has it."""
         destination = self.high[n] >> DESTINATION_SHIFT & 0xff
         if self.low[n] & LOGICAL:
-            return destination != 0
-        return destination == APIC_ID or destination == BROADCAST
+            destination |= DESTINATION_LOGICAL
+        if self._mode(n) == LOWEST:
+            destination |= DESTINATION_LOWEST
+        return destination
 
     def _update_extint(self):
         """The pin is held as long as an unmasked ExtINT entry's input is active; the vector comes from the PIC."""

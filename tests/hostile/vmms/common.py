@@ -47,9 +47,10 @@ def boot_guest():
 
 
 def serve(machine, exits):
-    """Be honest for so many turns."""
-    for _ in range(exits):
-        main.turn(machine)
+    """Be honest about so many exits. The answer to the last one is not given yet."""
+    while exits > 0:
+        if main.turn(machine):
+            exits -= 1
 
 
 class Numbers(object):

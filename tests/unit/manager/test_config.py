@@ -68,7 +68,7 @@ def test_no_string_reads_as_an_empty_one():
 
 @pytest.mark.parametrize('data, expected', [
     ('', config.TOO_SHORT), (GOOD[:23], config.TOO_SHORT), ('\0' * len(GOOD), config.BAD_MAGIC),
-    (blob.make(TWO, magic='BLKDCONG'), config.BAD_MAGIC), (blob.make(TWO, version=2), config.BAD_VERSION),
+    (blob.make(TWO, magic='BLKDCONG'), config.BAD_MAGIC), (blob.make(TWO, version=1), config.BAD_VERSION),
     (GOOD + '\0', config.BAD_LENGTH), (GOOD[:-1], config.BAD_LENGTH), (GOOD[:24], config.BAD_LENGTH),
     (GOOD[:-3] + 'x' + GOOD[-2:], config.BAD_CRC), (blob.make([]), config.NO_VM),
     (blob.make([blob.vm('v%d' % n) for n in range(9)]), config.TOO_MANY_VMS),
@@ -86,6 +86,11 @@ def one(**changes):
     return blob.make([vm])
 
 
+def several(*vcpus):
+    """VMs with so many vCPUs."""
+    return blob.make([blob.vm('v%d' % n, image=3 + n, vcpus=count) for n, count in enumerate(vcpus)])
+
+
 @pytest.mark.parametrize('data, expected', [
     (one(name=''), config.NAME_EMPTY), (one(name='Alpha'), config.NAME_BYTE), (one(name='a b'), config.NAME_BYTE),
     (one(name='a]\n'), config.NAME_BYTE), (one(name='\xe4'), config.NAME_BYTE), (one(name='a' * 32), config.NAME_END),
@@ -95,6 +100,9 @@ def one(**changes):
     (one(ram=(3 << 30) + (2 << 20)), config.RAM_MOST_EXCEEDED), (one(ram=1 << 63), config.RAM_MOST_EXCEEDED),
     (one(ram=(1 << 64) - (2 << 20)), config.RAM_MOST_EXCEEDED), (one(ram=(1 << 30) + (2 << 20)), config.RAM_TOO_MUCH),
     (one(ram=1 << 30), config.OK),
+    (one(vcpus=0), config.NO_VCPU), (one(vcpus=4), config.OK), (one(vcpus=5), config.TOO_MANY_VCPUS), (one(vcpus=1 << 32), config.TOO_MANY_VCPUS),
+    (one(vcpus=1 << 63), config.TOO_MANY_VCPUS), (one(vcpus=(1 << 64) - 1), config.TOO_MANY_VCPUS),
+    (several(4, 4, 4, 3), config.OK), (several(4, 4, 4, 4), config.TOO_MANY_VCPUS_TOGETHER), (several(4, 4, 4, 3, 1), config.TOO_MANY_VCPUS_TOGETHER),
     (one(vmm=0), config.VMM_NO_MODULE), (one(vmm=1), config.VMM_NO_MODULE), (one(vmm=8), config.VMM_NO_MODULE),
     (one(vmm=0xffffffff), config.VMM_NO_MODULE), (one(image=1), config.IMAGE_NO_MODULE), (one(image=8), config.IMAGE_NO_MODULE),
     (one(image=24), config.IMAGE_NO_MODULE), (one(image=1 << 31), config.IMAGE_NO_MODULE),
@@ -109,7 +117,7 @@ def one(**changes):
     (one(flags=0x80000001), config.FLAG_UNKNOWN), (one(flags=1), config.OK), (one(time_limit=1), config.OK),
     (one(kind=blob.FLAT, load=4 << 20), config.LOAD_OUTSIDE), (one(kind=blob.FLAT, load=1 << 63), config.LOAD_OUTSIDE),
     (one(kind=blob.FLAT, load=(4 << 20) - 1), config.OK), (one(kind=blob.MULTIBOOT, load=1 << 63), config.OK),
-    (one(command_line=1), config.STRING_OUTSIDE), (one(command_line=135), config.STRING_OUTSIDE),
+    (one(command_line=1), config.STRING_OUTSIDE), (one(command_line=143), config.STRING_OUTSIDE),
     (one(command_line=100000), config.STRING_OUTSIDE), (one(command_line=0xffffffff), config.STRING_OUTSIDE),
     (one(command_line='x' * 1024), config.OK), (one(command_line='x' * 1025), config.STRING_ENDLESS),
     (one(modules=[(4, 30)]), config.STRING_OUTSIDE),
@@ -121,6 +129,21 @@ def test_a_record_that_breaks_a_rule_is_refused_with_its_sentence(data, expected
     names = dict((number, name) for number, name, _ in config.TABLE)
     assert names[answer] == names[expected]
     assert (answer == config.OK) == (parser.culprit == -1)
+
+
+def test_vcpus_are_counted_anew_for_each_blob_and_the_last_vm_is_the_culprit():
+    answer, parser = check(several(4, 4, 4, 4))
+    assert (answer, parser.culprit) == (config.TOO_MANY_VCPUS_TOGETHER, 3)
+    modules = Modules()
+    modules.count = 8
+    data = several(4, 4, 3)
+    modules.bytes[:8] = [1, len(data)] + [9] * 6
+    memory.fake = StrictMemory()
+    memory.fake.map(BASE, len(data))
+    memory.fake.write(BASE, data)
+    for _ in range(2):
+        assert parser.read(r_uint(BASE), modules, FREE_FRAMES) == config.OK
+    assert [vm.vcpus for vm in parser.vms[:3]] == [4, 4, 3]
 
 
 def test_a_string_without_an_end_is_refused():
@@ -193,10 +216,12 @@ def test_a_blob_with_a_good_crc_is_never_accepted_with_something_outside(changes
 
 def check_accepted(parser, size):
     images = []
+    assert sum(vm.vcpus for vm in parser.vms[:parser.count]) <= 15
     for vm in parser.vms[:parser.count]:
+        assert 1 <= vm.vcpus <= 4
         assert 0 < vm.ram_frames <= FREE_FRAMES and vm.ram_frames % 512 == 0 and 0 <= vm.module_count <= 4
         assert 2 <= vm.vmm_module < 8
         images += [vm.image_module] + vm.modules[:vm.module_count]
         for offset in [vm.command_line] + vm.module_strings[:vm.module_count]:
-            assert offset == 0 or 24 + 112 * parser.count <= offset < size
+            assert offset == 0 or 24 + 120 * parser.count <= offset < size
     assert len(images) == len(set(images)) and all(2 <= image < 8 for image in images)

@@ -108,6 +108,28 @@ def test_the_boot_page_says_what_the_configuration_said(world):
     assert string('NAME_STRING') == 'alpha' and string('COMMAND_LINE_STRING') == 'one two'
 
 
+def test_a_vm_gets_the_vcpus_that_it_was_promised_and_is_told_how_many():
+    kernel = FakeKernel(modules(blob.make([blob.vm('four', vcpus=4), blob.vm('one', image=4, ram=2 << 20)]), 'A', 'B'), regions=(4096,))
+    seen = {}
+
+    def look(kernel, c):
+        page = kernel.read_space(c, layout.BOOT_PAGE, PAGE)
+        slots = [slot for slot, thing in c.slots.items() if thing.kind == 'vcpu']
+        seen[kernel.vm_name(c)] = (sorted(slots), struct.unpack_from('<Q', page, boot.VMM['VCPUS'])[0])
+    kernel.at_start = look
+    assert Run(kernel).status == 0
+    assert seen == {'four': ([16, 17, 18, 19], 4), 'one': ([16], 1)}
+
+
+def test_a_vm_whose_last_vcpu_cannot_be_made_is_not_started():
+    kernel = FakeKernel(modules(blob.make([blob.vm('four', vcpus=4), blob.vm('one', image=4, ram=2 << 20)]), 'A', 'B'), regions=(4096,))
+    plain = kernel.do_vcpu_create
+    kernel.do_vcpu_create = lambda slot, target: status.NO_ROOM if target == call.SLOT_VCPU + 3 else plain(slot, target)
+    run = Run(kernel)
+    assert 'status %d' % status.NO_ROOM in run.row_of('four') and list(kernel.started) == ['one']
+    assert all(owner is kernel.manager for owner in kernel.owner.values())
+
+
 def counts(compartment):
     return dict((slot, thing.count) for slot, thing in compartment.slots.items() if thing.kind == 'region')
 

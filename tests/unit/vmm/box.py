@@ -28,7 +28,7 @@ class Ended(Exception):
 
 class Box(object):
     def __init__(self, ram=4 * MIB, kind=boot.IMAGE_FLAT, image=b'\xf4', load_address=0x7c00, flags=boot.FLAG_EXIT_PORT, restarts=0,
-                 command_line=b'', modules=(), vendor=boot.VENDOR_INTEL, tsc_khz=1000):
+                 command_line=b'', modules=(), vendor=boot.VENDOR_INTEL, tsc_khz=1000, vcpus=1):
         memory.reset_fake()
         task.reset_fake(self)
         self.now = 1
@@ -48,15 +48,19 @@ class Box(object):
         self.deadline = 0           # of the last VCPU_RUN
         self.extint = None          # the ExtINT pin; None: nobody has worked it yet
         self.messages = []          # (kind, vector) that reached the APIC: FIXED, LEVEL, NMI
+        self.slots = []             # of each VCPU_RUN
+        self.resets = []            # slots of vCPUs
+        self.destinations = []      # of these, as VCPU_INTERRUPT has them
         self.apic = {}              # registers of the xAPIC page that were written: offset -> value
         self.ends = []              # what the next writes of EOI answer: 0, or 1 + the vector
         memory.fake.map(layout.BOOT_PAGE, PAGE)
         memory.fake.map(layout.TASK_PAGE, PAGE)
-        memory.fake.map(VCPU_PAGE, PAGE)
+        memory.fake.map(VCPU_PAGE, PAGE * vcpus)
         self.frames = {call.SLOT_RAM: self.region(call.SLOT_RAM, b'', ram), call.SLOT_IMAGE: self.region(call.SLOT_IMAGE, image)}
         for n, (data, _) in enumerate(modules):
             self.frames[call.SLOT_GUEST_MODULE + n] = self.region(call.SLOT_GUEST_MODULE + n, data)
         self.write_boot_page(kind, image, load_address, flags, restarts, command_line, modules, vendor, tsc_khz)
+        store64(layout.BOOT_PAGE + boot.VMM['VCPUS'], vcpus)
 
     def region(self, slot, data, size=None):
         frames = ((len(data) if size is None else size) + PAGE - 1) // PAGE
@@ -139,7 +143,7 @@ class Box(object):
         raise Ended(how, detail)
 
     def call_vcpu_read(self, slot, groups):
-        assert slot == call.SLOT_VCPU
+        assert slot == call.SLOT_VCPU           # the fake's registers are those of vCPU 0
         self.reads.append(groups)
         for group, names in vcpu.GROUP_FIELDS:
             if groups & group:
@@ -147,14 +151,19 @@ class Box(object):
                     self.set_state(name, self.registers.get(name, 0))
         return status.OK, 0
 
-    def call_vcpu_interrupt(self, slot, kind, vector):
-        assert slot == call.SLOT_VCPU and kind <= call.INTERRUPT_RESET and vector <= 255
+    def call_vcpu_interrupt(self, slot, kind, vector, destination):
+        assert self.is_vcpu(slot) and kind <= call.INTERRUPT_RESET and vector <= 255
         if kind == call.INTERRUPT_RESET:
+            self.resets.append(slot)
             self.apic = {}
-            return status.OK, 0
+            return status.OK, 1
         if kind < call.INTERRUPT_EXTINT_ON:
+            identity = destination & 0xff
+            if identity == 0 if destination & call.DESTINATION_LOGICAL else identity not in (0, 0xff):
+                return status.OK, 0                     # nobody's
             self.messages.append((kind, vector))
-            return status.OK, 0
+            self.destinations.append(destination)
+            return status.OK, 1
         active = kind == call.INTERRUPT_EXTINT_ON
         assert self.extint is None or self.extint != active, 'the pin is told what it is already'
         self.extint = active
@@ -162,7 +171,7 @@ class Box(object):
 
     def call_vcpu_apic(self, slot, offset, write, value):
         """Registers that keep what is written, whatever they are."""
-        assert slot == call.SLOT_VCPU and write in (0, 1) and value < 1 << 32
+        assert self.is_vcpu(slot) and write in (0, 1) and value < 1 << 32
         if offset > 0x3ff or offset % 16:
             return status.BAD_RANGE, 0
         if not write:
@@ -170,8 +179,12 @@ class Box(object):
         self.apic[offset] = value
         return status.OK, self.ends.pop(0) if offset == lapic.EOI and self.ends else 0
 
+    def is_vcpu(self, slot):
+        return 0 <= slot - call.SLOT_VCPU < load64(layout.BOOT_PAGE + boot.VMM['VCPUS'])
+
     def call_vcpu_run(self, slot, deadline):
-        assert slot == call.SLOT_VCPU
+        assert self.is_vcpu(slot)
+        self.slots.append(slot)
         self.runs += 1
         self.deadline = deadline
         if deadline and deadline <= self.now:
@@ -233,7 +246,6 @@ def run(box):
     """Run a fresh VMM on this box to its end. Returns (how, detail)."""
     from hypervisor.vmm import main, machine
     main.machine = machine.Machine()
-    main.clearing.at = main.ZERO
     try:
         main.task_main(0)
     except Ended as ended:

@@ -73,8 +73,7 @@ def test_switched_off_page_is_left_alone():
 
 def test_reset_forgets_the_pages():
     box, seen = Box(restarts=1), []
-    parked = exits(exit.MEMORY, FLAGS=exit.ACCESS_EXECUTE, SELECTOR=0xfffffff0)
-    steps = [write(TIME, 0x2001), write(WALL, 0x3000), out(0xcf9, 6), parked, exits(exit.MSR_READ, SELECTOR=TIME),
+    steps = [write(TIME, 0x2001), write(WALL, 0x3000), out(0xcf9, 6), exits(exit.MSR_READ, SELECTOR=TIME),
              then(lambda box: seen.append(box.answer('RESULT')), exits(exit.MSR_READ, SELECTOR=WALL))]
     look_at(box, steps, lambda box: seen.append(box.answer('RESULT')))
     assert seen == [0, 0]

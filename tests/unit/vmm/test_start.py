@@ -2,7 +2,7 @@
 import pytest
 
 from hypervisor.spec import boot, call, ending, exit, layout, vcpu
-from tests.unit.vmm.box import MIB, PAGE, Box, exits, in_, out, run, store64, then
+from tests.unit.vmm.box import MIB, PAGE, Box, exits, in_, load64, out, run, store64, then
 
 
 def test_flat_guest_starts_in_real_mode_at_its_load_address():
@@ -38,10 +38,7 @@ def test_pic_reaches_the_vcpu_before_the_guest_has_done_anything():
     def look(box):
         seen.append((box.apic[0xf0], box.apic[0x350], box.apic[0x360]))
         box.apic[0xf0], box.apic[0x350], box.apic[0x360] = 0xff, 0x10000, 0x10000
-
-    def parked(box):
-        box.exit(exit.MEMORY, FLAGS=exit.ACCESS_EXECUTE, SELECTOR=0xfffffff0)
-    box.script = [then(look, out(0xcf9, 6)), parked, then(look, out(0xf4, 0))]
+    box.script = [then(look, out(0xcf9, 6)), then(look, out(0xf4, 0))]
     assert run(box) == (ending.EXITED, 0)
     assert seen == [(0x1ff, 0x700, 0x400)] * 2
 
@@ -147,21 +144,18 @@ def test_reset_starts_again_with_clear_memory_until_it_is_too_often():
         box.put_guest(0x7c00, b'rubbish')
         return out(0xcf9, 6)(box)
 
-    def parked(box):
-        assert box.answer('ACTION') == vcpu.RESUME and box.state('RIP') == 0xfff0 and box.state('CS_BASE') == 0xffff0000
-        box.exit(exit.MEMORY, FLAGS=exit.ACCESS_EXECUTE, SELECTOR=0xfffffff0)
-
     def again(box):
+        assert box.resets[-1:] == [call.SLOT_VCPU] and box.answer('ACTION') == vcpu.RESUME
         assert box.state('RIP') == 0x7c00
         assert box.guest(0x100000, 7) == b'\0' * 7 and box.guest(0x7c00, 11) == b'\xf4' * 10 + b'\0'
         return out(0x64, 0xfe)(box)
-    box.script = [dirty, parked, again]
+    box.script = [dirty, again]
     assert run(box) == (ending.RESET, 0)
 
 
 def test_bad_boot_page_is_a_code():
     for field, value in (('MAGIC', 1), ('VERSION', 2), ('RAM_BYTES', 0), ('RAM_BYTES', 3 * MIB), ('RAM_BYTES', 1 << 40),
-                         ('MODULE_COUNT', 5), ('TSC_KHZ', 0)):
+                         ('MODULE_COUNT', 5), ('TSC_KHZ', 0), ('VCPUS', 0), ('VCPUS', 5), ('VCPUS', 1 << 63)):
         box = Box()
         store64(layout.BOOT_PAGE + boot.VMM[field], value)
         assert run(box) == (ending.VMM_GAVE_UP, 1), field
@@ -174,3 +168,34 @@ def test_unclaimed_ports_read_all_ones():
         box.script = [in_(0xe0, size), then(lambda box: seen.append(box.answer('RESULT')), out(0xf4, 0))]
         run(box)
         assert seen == [(1 << (8 * size)) - 1]
+
+
+def test_other_vcpus_wait_with_their_cpuid_tables_and_exits_of_each_are_answered_in_its_own_page():
+    box, seen = Box(vcpus=3), []
+
+    def field(index, group, name):
+        return load64(layout.VCPU_PAGE + PAGE * index + group[name])
+
+    def second(box):
+        seen.extend([field(0, vcpu.ANSWER, 'DIRTY'), field(1, vcpu.ANSWER, 'DIRTY')])
+        at = layout.VCPU_PAGE + 2 * PAGE
+        for name, value in (('KIND', exit.IO), ('SELECTOR', 0xe0), ('SIZE', 2), ('FLAGS', exit.IO_IN)):
+            store64(at + vcpu.EXIT[name], value)
+        return call.REASON_EXIT | 2 << call.REASON_VCPU_SHIFT
+
+    def first(box):
+        seen.extend([field(2, vcpu.ANSWER, 'ACTION'), field(2, vcpu.ANSWER, 'RESULT'), field(0, vcpu.ANSWER, 'RESULT')])
+        return out(0xf4, 0)(box)
+    box.script = [second, first]
+    assert run(box) == (ending.EXITED, 0)
+    others = [call.SLOT_VCPU + 1, call.SLOT_VCPU + 2]
+    assert box.slots == others + [call.SLOT_VCPU, others[1]]
+    assert seen == [vcpu.GROUPS, vcpu.GROUP_CPUID, vcpu.COMPLETE, 0xffff, 0]
+
+
+def test_reset_stops_all_vcpus_and_starts_the_first_again():
+    box = Box(restarts=1, vcpus=2)
+    box.script = [out(0xcf9, 6), out(0xf4, 0)]
+    assert run(box) == (ending.EXITED, 0)
+    both = [call.SLOT_VCPU, call.SLOT_VCPU + 1]
+    assert box.resets == both and box.slots == [both[1], both[0], both[0]]

@@ -44,8 +44,8 @@ def spoil(vcpu, which):
     if which < len(ACTION):
         memory.store64(PAGE + ACTION_AT[which], ACTION_VALUE[which])
     elif which < ERROR_CODE:
-        memory.store64(v.ACTION, r_uint(spec.INJECT))
-        memory.store64(v.RESULT2, INJECT_VALUE[which - len(ACTION)])
+        memory.store64(PAGE + v.ACTION, r_uint(spec.INJECT))
+        memory.store64(PAGE + v.RESULT2, INJECT_VALUE[which - len(ACTION)])
     elif which == ERROR_CODE:
         vcpu.inject(PF, r_uint(1 << 32))
     elif which < RANDOM:
@@ -67,7 +67,7 @@ def spoil_state(vcpu, which):
         vcpu.set(v.STATE['RFLAGS'], r_uint(2 | 1 << 17))
     else:
         vcpu.set(STATE_AT[which - FIRST_STATE], STATE_VALUE[which - FIRST_STATE])
-    memory.store64(v.DIRTY, r_uint(state.ALL))
+    memory.store64(PAGE + v.DIRTY, r_uint(state.ALL))
 
 
 def task_main(argument):

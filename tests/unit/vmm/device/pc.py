@@ -6,6 +6,7 @@ from hypervisor.vmm.bus import Bus
 from hypervisor.vmm.device import rtc
 from hypervisor.vmm.device.board import Board
 from hypervisor.vmm.power import Power
+from hypervisor.vmm.vcpu import Vcpu
 from tests.unit.vmm.box import MIB, Box
 
 HZ = 10 ** 9                    # of the TSC: reading it costs a tick, which is nothing here
@@ -16,7 +17,7 @@ class Pc(object):
     def __init__(self, ram=32 * MIB):
         self.box = Box(tsc_khz=HZ // 1000)
         self.power = Power()
-        self.board = Board(self.power)
+        self.board = Board(self.power, Vcpu())
         self.bus = Bus(self.board.ports, self.board.memory)
         self.board.start(r_uint(HZ // 1000), self.board.clock.now(), r_uint(ram), r_uint(rtc.START_UNIX))
         self.start = self.box.now

@@ -8,6 +8,7 @@ import pytest
 
 from hypervisor.spec import ending
 from hypervisor.vmm import main
+from hypervisor.vmm.device import acpi
 from tests.unit.vmm.box import Box, out, run, then
 from tests.unit.vmm.device.pc import Pc
 
@@ -115,6 +116,42 @@ def test_multiple_apic_description(memory):
         pc.store(base + 0x10, 0x40 + gsi)
         pc.line(line)
         assert pc.take_messages() == [(0, 0x40 + gsi)]
+
+
+class Memory(object):
+    """0xe0000 to 0xfffff, with what was there before."""
+
+    def __init__(self):
+        self.bytes = bytearray(b'\xff') * 0x20000
+
+    def store8(self, gpa, value):
+        self.bytes[int(gpa) - 0xe0000] = int(value)
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 4])
+def test_each_processor_is_in_both_tables_by_its_apic_id(count):
+    fake = Memory()
+    acpi.write(fake, count)
+    rsdp = root(fake.bytes)
+    assert sum(rsdp[:20]) & 0xff == 0 and sum(rsdp) & 0xff == 0
+    whole(fake.bytes, word('I', rsdp, 16))
+    madt, names = tables(fake.bytes)[b'APIC'], dsdt(fake.bytes)
+    entries, n = [], 44
+    while n < len(madt):
+        entries.append(madt[n:n + madt[n + 1]])
+        n += madt[n + 1]
+    assert n == len(madt)
+    assert [(len(e), e[2], e[3], word('I', e, 4)) for e in entries if e[0] == 0] == [(8, index, index, 1) for index in range(count)]
+    assert [e[0] for e in entries] == [0] * count + [1, 2, 2]
+    objects = [path[:-1] for path, value in names.items() if path[-1] == b'_HID' and value == b'ACPI0007']
+    assert sorted(names[path + (b'_UID',)] for path in objects) == list(range(count)) and len(set(objects)) == count
+
+
+def test_tables_without_a_number_are_those_of_one_processor(memory):
+    fake = Memory()
+    acpi.write(fake)
+    madt = tables(fake.bytes)[b'APIC']
+    assert madt == tables(memory)[b'APIC'] and len(madt) == 44 + 8 + 12 + 2 * 10
 
 
 # AML: only what this DSDT uses; anything else is a mistake.

@@ -1,0 +1,64 @@
+"""Linux on several vCPUs: all come up, work, take interrupts, go off and on again. tests/matrix does this on Bochs, which takes minutes for it."""
+import pytest
+
+from bulkhead.facts import ROOT
+from tests.system.box import Box, load
+from tests.system.test_linux import COMPLAINTS, PORT, STARBOARD, Guests
+
+SECONDS = {'qemu': 240, 'bochs': 1800}
+VCPUS = {PORT: 2, STARBOARD: 4}
+# A processor that promises no even TSC is believed not to have one across several; the guest has KVM's clock instead.
+UNSYNCHRONIZED = 'TSCs unsynchronized'
+
+
+def two_guests():
+    """machines/two-linux.toml, with more vCPUs."""
+    text = (ROOT / 'machines/two-linux.toml').read_text()
+    for name, count in VCPUS.items():
+        text = text.replace('name = "%s"\n' % name, 'name = "%s"\nvcpus = %d\n' % (name, count))
+    return load(text)
+
+
+def check_guest(guests, name, count):
+    """Raises AssertionError with what is wrong."""
+    say, number = guests.say, guests.number
+    assert number(name, 'nproc') == count
+    taken = "awk '/^ *LOC:/ { for (n = 2; n <= %d; n++) print $n }' /proc/interrupts" % (count + 1)
+    before = [int(word) for word in say(name, taken).split()]
+    for n in range(count):
+        assert number(name, 'taskset %x awk \'{ print $39 }\' /proc/self/stat' % (1 << n)) == n
+    # One loop each: all are busy at once, and the shell still answers.
+    say(name, 'n=0; loops=; while [ $n -lt %d ]; do taskset $(printf %%x $((1 << n))) sh -c "while :; do :; done" & loops="$loops $!"; n=$((n + 1)); done' % count)
+    say(name, 'sleep 2')
+    used = "for job in $loops; do awk '{ print ($14 + $15 > 0), $39 }' /proc/$job/stat; done"
+    assert say(name, used).split() == [word for n in range(count) for word in ('1', str(n))]
+    say(name, 'kill $loops; wait')
+    after = [int(word) for word in say(name, taken).split()]
+    assert len(after) == count and all(now > then for now, then in zip(after, before)), (before, after)
+    assert say(name, 'echo 0 > /sys/devices/system/cpu/cpu1/online; cat /sys/devices/system/cpu/online').split()[-1] == {2: '0', 4: '0,2-3'}[count]
+    assert number(name, 'nproc') == count - 1
+    assert say(name, 'echo 1 > /sys/devices/system/cpu/cpu1/online; cat /sys/devices/system/cpu/online').split()[-1] == '0-%d' % (count - 1)
+    assert number(name, 'taskset 2 awk \'{ print $39 }\' /proc/self/stat') == 1
+    assert say(name, "dmesg | grep -E '%s' | grep -v '%s'" % (COMPLAINTS, UNSYNCHRONIZED)) == ''
+
+
+def check_two_guests(machine):
+    with Box(two_guests(), machine, timeout=SECONDS[machine]) as box:
+        for name in VCPUS:
+            box.wait_for(r'^\[%s\] root@%s:/root# ' % (name, name))
+        guests = Guests(box)
+        for name, count in VCPUS.items():
+            check_guest(guests, name, count)
+        for name in VCPUS:
+            guests.turn_to(name)
+            box.type('poweroff -f\r')
+            box.wait_for(r'^bulkhead: \[%s\] powered off' % name)
+            guests.focus = STARBOARD
+        result = box.finish()
+    assert result.status == 0, result
+    assert {name: row.how for name, row in result.table.items()} == dict.fromkeys(VCPUS, 'powered off')
+
+
+@pytest.mark.parametrize('machine', ['qemu'])
+def test_two_guests_with_two_and_four_vcpus(machine):
+    check_two_guests(machine)
