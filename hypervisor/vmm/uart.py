@@ -65,6 +65,8 @@ class Uart(Device):
         if offset == DATA and not self.lcr & LCR_DLAB:
             return self._transmit(byte)
         self._write(offset, byte)
+        if offset == MCR or offset == IER:      # what was held back comes in: no signal will tell of it again
+            self._refill()
         self.update_line()
         return DONE
 
