@@ -28,7 +28,7 @@ from hypervisor.spec.vcpu import RING_BYTES
 
 QUIET_MS = 100
 BELL_MS = 500
-PATIENCE_MS = 1000
+PATIENCE_MS = 10000         # far longer than a guest that reads may be busy with other things
 KEYS = 256                  # typed bytes that wait for one VM
 SWITCH_KEY = 0x1d           # Ctrl-]
 PREFIX_BYTES = 3            # of `[name] ` besides the name

@@ -1,7 +1,9 @@
 """The physical serial port: a 16550 at 0x3f8, through PORT_IN and PORT_OUT; input is told by its interrupt line.
 
 Output waits for room in WAIT, so that guests run meanwhile; bytes that arrive meanwhile are kept. The signals that such a WAIT
-returns are kept too (`signals`), because WAIT clears them. A port that stays busy for a second counts as broken: its output is dropped.
+returns are kept too (`signals`), because WAIT clears them. Nothing is lost: a port that has sent before is waited for as long as it is
+busy, because its other end does not read; and RTS asks the other end to pause while there is little room for what it sends. Only a port
+that is busy for a second and has never sent anything counts as broken: its output is dropped.
 Source: National Semiconductor PC16550D data sheet, "Registers".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
@@ -21,7 +23,7 @@ LINE_STATUS = BASE + 5
 
 LINE_8N1, DLAB = 3, 0x80
 FIFO_ENABLE_AND_CLEAR, FIFO_ON = 7, 0xc0
-DTR_RTS_OUT2 = 0xb              # OUT2 lets the interrupt through
+DTR_OUT2, RTS = 9, 2            # of MODEM_CONTROL; OUT2 lets the interrupt through
 RECEIVED = 1                    # of INTERRUPT_ENABLE
 LINE = 4
 LINE_SIGNAL = r_uint(1 << SLOT_PORTS)
@@ -31,6 +33,7 @@ NOBODY = 0xff                                       # what an absent port reads 
 FIFO_BYTES = 16
 MOST_AT_ONCE = 64               # bytes of one poll
 INPUT_BYTES = 1024
+PAUSE_AT, GO_ON_AT = 512, 256   # kept bytes; the rest is for an other end that sees RTS late
 POLLS = 8                       # of the line status before each WAIT
 LF, TAB = 10, 9
 
@@ -41,7 +44,10 @@ class Serial(Sink):
     def __init__(self):
         self.depth = 1              # bytes that fit once the transmitter is empty
         self.room = 0
+        self.has_begun = False      # bytes were written to it
+        self.has_sent = False       # and have left it
         self.broken = False
+        self.paused = False         # RTS is off
         self.armed = False          # the line will tell the next byte
         self.told = False           # it has done so once: the machine has such lines
         self.column = 0
@@ -62,7 +68,7 @@ class Serial(Sink):
         self._out(DIVISOR_HIGH, 0)
         self._out(LINE_CONTROL, LINE_8N1)
         self._out(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR)
-        self._out(MODEM_CONTROL, DTR_RTS_OUT2)
+        self._out(MODEM_CONTROL, DTR_OUT2 | RTS)
         self._out(INTERRUPT_ENABLE, RECEIVED)
         self.depth = FIFO_BYTES if self._in(INTERRUPT_ID) & FIFO_ON == FIFO_ON else 1
         self.room = 0
@@ -87,6 +93,8 @@ class Serial(Sink):
     def make_room(self):
         if self.wait_for(TRANSMIT_EMPTY):
             self.room = self.depth
+            self.has_sent = self.has_begun
+            self.has_begun = True
 
     def drain(self):
         """Wait until the last bit is on the line. Called before power-off."""
@@ -102,7 +110,7 @@ class Serial(Sink):
             polls += 1
             if polls == POLLS:
                 polls = 0
-                self.broken = rdtsc() >= deadline
+                self.broken = not self.has_sent and rdtsc() >= deadline
                 self.wait(rdtsc() + self.pause)
         return False
 
@@ -132,6 +140,9 @@ class Serial(Sink):
     def keep(self, byte):
         self.input[(self.input_first + self.input_count) & (INPUT_BYTES - 1)] = byte
         self.input_count += 1
+        if self.input_count >= PAUSE_AT and not self.paused:
+            self.paused = True
+            self._out(MODEM_CONTROL, DTR_OUT2)
 
     def poll(self):
         """Take in what has come, until there is no more (only then the line tells again) or no room. Returns whether more may follow soon."""
@@ -152,6 +163,9 @@ class Serial(Sink):
         byte = self.input[self.input_first]
         self.input_first = (self.input_first + 1) & (INPUT_BYTES - 1)
         self.input_count -= 1
+        if self.input_count <= GO_ON_AT and self.paused:
+            self.paused = False
+            self._out(MODEM_CONTROL, DTR_OUT2 | RTS)
         return byte
 
 

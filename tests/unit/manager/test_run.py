@@ -5,7 +5,7 @@ import pytest
 
 from hypervisor.manager import config
 from hypervisor.spec import boot, call, ending, exit, layout, status
-from tests.unit.fake_kernel import GARBAGE, TSC_KHZ, FakeKernel, quick
+from tests.unit.fake_kernel import GARBAGE, TSC_KHZ, FakeKernel, Uart, quick
 from tests.unit.manager import blob
 from tests.unit.manager.box import EXITED, Run, modules, two_guests
 
@@ -523,6 +523,74 @@ def test_a_guest_that_never_reads_cannot_keep_the_keyboard():
     kernel.uart.typed = typed('x' * 6000 + '\x1dyes')
     run = Run(kernel)
     assert bytes(kernel.started['beta'].received) == 'yes' and '\x07' in run.text
+
+
+def give_up(kernel, _):
+    raise AssertionError('a guest still waits for input that was lost')
+
+
+def end_the_other(kernel, _):
+    kernel.started['beta'].script = [EXITED]
+    kernel.started['beta'].wake = 0
+
+
+QUIT = ('call', end_the_other)
+WATCHDOG = [('sleep', 30000), ('call', give_up)]
+
+
+def test_a_guest_that_pauses_for_seconds_loses_nothing():
+    text = ''.join(chr(33 + n % 90) for n in range(12000))
+    kernel = two_guests([('sleep', 9000), ('receive', 6000), ('sleep', 9000), ('receive', 6000), QUIT], WATCHDOG)
+    kernel.uart.typed = typed(text)
+    run = Run(kernel)
+    assert bytes(kernel.started['alpha'].received) == text and '\x07' not in run.text
+
+
+class Wire(Uart):
+    """A real wire: what comes while the FIFO is full is lost. Its other end obeys RTS, but sends LATE more bytes."""
+    LATE, FIFO, PERIOD = 64, 16, 87
+
+    def __init__(self, kernel, data):
+        Uart.__init__(self, kernel)
+        self.data, self.next_at, self.late = bytearray(data), 50 * TSC_KHZ, self.LATE
+        self.overruns = 0
+
+    def waiting(self):
+        self.come()
+        return Uart.waiting(self)
+
+    def next_line(self):
+        self.come()
+        return Uart.next_line(self) or (self.next_at if self.armed and self.data else None)
+
+    def come(self):
+        while self.data and self.next_at <= self.kernel.now:
+            self.late = self.LATE if self.registers.get(4, 0) & 2 else self.late - 1
+            if self.late > 0:
+                if len(self.typed) - self.read_count < self.FIFO:
+                    self.typed.append((self.next_at, self.data.pop(0)))
+                else:
+                    self.overruns += self.data.pop(0) > 0
+            self.next_at += self.PERIOD
+
+
+@pytest.mark.parametrize('printing', [False, True])
+def test_rts_pauses_the_other_end_while_the_guest_does_not_read(printing):
+    text = ''.join(chr(33 + n % 90) for n in range(7000))
+    kernel = two_guests([('sleep', 800), ('receive', 7000), QUIT], [('send', 'z' * 3000 + '\n')] * (5 * printing) + WATCHDOG)
+    kernel.uart = Wire(kernel, text)
+    kernel.uart.period = 87
+    Run(kernel)
+    assert kernel.uart.overruns == 0
+    assert bytes(kernel.started['alpha'].received) == text
+
+
+def test_output_waits_for_an_other_end_that_does_not_read():
+    def stick(kernel, _):
+        kernel.uart.free_at = kernel.now + 1500 * TSC_KHZ
+    kernel = two_guests([('send', 'before\n'), ('sleep', 100), ('call', stick), ('send', 'after\n')], [])
+    run = Run(kernel)
+    assert run.lines_of('alpha') == ['before', 'after'] and run.status == 0
 
 
 def test_keys_for_nobody_are_dropped():
