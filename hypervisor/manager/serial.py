@@ -23,6 +23,7 @@ LINE_STATUS = BASE + 5
 
 LINE_8N1, DLAB = 3, 0x80
 FIFO_ENABLE_AND_CLEAR, FIFO_ON = 7, 0xc0
+TRIGGER_8 = 0x80                # of FIFO_CONTROL: one interrupt for 8 bytes, and room for 8 more until it is answered
 DTR_OUT2, RTS = 9, 2            # of MODEM_CONTROL; OUT2 lets the interrupt through
 RECEIVED = 1                    # of INTERRUPT_ENABLE
 LINE = 4
@@ -67,7 +68,7 @@ class Serial(Sink):
         self._out(DIVISOR_LOW, 1)
         self._out(DIVISOR_HIGH, 0)
         self._out(LINE_CONTROL, LINE_8N1)
-        self._out(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR)
+        self._out(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR | TRIGGER_8)
         self._out(MODEM_CONTROL, DTR_OUT2 | RTS)
         self._out(INTERRUPT_ENABLE, RECEIVED)
         self.depth = FIFO_BYTES if self._in(INTERRUPT_ID) & FIFO_ON == FIFO_ON else 1
