@@ -10,7 +10,7 @@ from hypervisor.spec.cpu import MSR_APIC_BASE, MSR_X2APIC_FIRST, VECTOR_SPURIOUS
 from hypervisor.spec.layout import DEVICE_BASE
 
 R0 = r_uint(0)
-CALIBRATION_HZ = 100                    # the PIT measures a hundredth of a second
+COUNT = lapic.PIT_HZ // 100             # of the PIT: a hundredth of a second
 CALIBRATIONS = 8
 SHARP = r_uint(2000)                    # good enough: 1 / 2000 of the interval left open
 PATIENCE = r_uint(1000000000)           # TSC ticks before a PIT that never ends is given up
@@ -88,7 +88,7 @@ class Timer(object):
                 return refusal.LAPIC_SILENT
             if self.blur < best:
                 best = self.blur
-                self.tsc_khz = self.ticks * CALIBRATION_HZ // 1000
+                self.tsc_khz = self.ticks * lapic.PIT_HZ // (COUNT * 1000)
                 self.ratio = (self.counted << 20) // self.ticks
             if best * SHARP < self.ticks:
                 break
@@ -98,12 +98,11 @@ class Timer(object):
     def _measure(self):
         """One interval of the PIT, in TSC ticks and LAPIC counts. Its start and its end lie somewhere between two readings of the TSC;
         `blur` is what these leave open. ticks: 0 when the PIT does not count."""
-        count = lapic.PIT_HZ // CALIBRATION_HZ
         gate = cpu.port_in(r_uint(lapic.PIT_GATE), r_uint(1)) & r_uint(0xfc)
         cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate)
         cpu.port_out(r_uint(lapic.PIT_COMMAND), r_uint(1), r_uint(0xb0))       # channel 2, one-shot
-        cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(count & 0xff))
-        cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(count >> 8))
+        cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(COUNT & 0xff))
+        cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(COUNT >> 8))
         first = cpu.rdtsc()
         self._write(lapic.INITIAL_COUNT, r_uint(0xffffffff))
         cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate | r_uint(1))      # go

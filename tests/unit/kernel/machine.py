@@ -98,7 +98,7 @@ class Processor(dict):
         if self.stuck:
             cpu.tsc += TSC_HZ // 10
             return 0
-        if passed < TSC_HZ // 100:
+        if passed < TSC_HZ * (lapic.PIT_HZ // 100) // lapic.PIT_HZ:
             return 0
         if self.measured < len(self.away):
             cpu.tsc += self.away[self.measured]

@@ -249,6 +249,11 @@ def test_rate_is_right_though_the_processor_was_away_while_it_was_measured(make_
     assert machine.cpu.input.measured == disturbed + 1, 'no more than needed'
 
 
+def test_the_rate_knows_that_the_pit_cannot_count_a_hundredth_of_a_second_exactly(make_machine):
+    assert make_machine().boot() == refusal.NONE
+    assert abs(int(timer.tsc_khz) - 1000000) < 50           # of 69 that the fraction of a count is worth
+
+
 def test_the_sharpest_of_eight_disturbed_measurements_is_taken(make_machine):
     machine = make_machine()
     machine.cpu.input.away = [1000000, 500000, 8000, 900000] + [2000000] * 100
