@@ -13,12 +13,13 @@
 A Box has its own folder, sockets and terminal, so any number of them run beside each other.
 """
 import re
+import select
 import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bulkhead import box as bulkhead_box, check, run
+from bulkhead import box as bulkhead_box, check, emulator, run
 from bulkhead.facts import ROOT, layout
 
 # Seconds from the start to the end of a test's box; Bochs interprets, and both may share a slow machine with another test.
@@ -124,7 +125,7 @@ class _Collector:
     """Where a Watch writes to."""
 
     def __init__(self):
-        self.data = b''
+        self.data = bytearray()
 
     def write(self, data):
         self.data += data
@@ -163,13 +164,22 @@ class Box:
     @property
     def output(self):
         """What was read so far."""
-        return self.collected.data.decode('utf-8', 'replace')
+        return self.since(0)
 
-    def wait_for(self, pattern, timeout=None):
-        """Read until `pattern` (a regex; ^ and $ match at lines) is in the output. Returns the match, or fails the test."""
+    def mark(self):
+        """A place in the output: its end so far."""
+        return len(self.collected.data)
+
+    def since(self, mark):
+        """What was read since then."""
+        return self.collected.data[mark:].decode('utf-8', 'replace')
+
+    def wait_for(self, pattern, timeout=None, since=0):
+        """Read until `pattern` (a regex; ^ and $ match at lines) is in the output, from the mark `since` on. Returns the match, or
+        fails the test."""
         compiled, end = re.compile(pattern, re.MULTILINE), time.monotonic() + (timeout or self.timeout)
         while True:
-            found = compiled.search(self.output)
+            found = compiled.search(self.since(since))
             if found:
                 return found
             if self.emulator.ended() and not self.emulator.wait_for_output(0):
@@ -179,12 +189,35 @@ class Box:
             if self.emulator.wait_for_output(0.1):
                 self.watch.take()
 
+    def wait_for_end_of_much(self, marker, since, timeout=None):
+        """As wait_for(), for plain text that comes after megabytes, each of which is looked at once."""
+        marker, end = marker.encode(), time.monotonic() + (timeout or self.timeout)
+        while self.collected.data.find(marker, since) < 0:
+            since = max(since, self.mark() - len(marker))
+            assert time.monotonic() < end and not self.emulator.ended(), self.output[-2000:]
+            if self.emulator.wait_for_output(0.1):
+                self.watch.take()
+
     def type(self, text):
-        """Type text on the box's keyboard (its serial port)."""
-        data, end = text.encode(), time.monotonic() + self.timeout
+        """Type text (or bytes) on the box's keyboard, its serial port. What it says meanwhile is read, or both might wait for each other."""
+        data, end = text.encode() if isinstance(text, str) else text, time.monotonic() + self.timeout
         while data:
-            data = data[self.emulator.write(data):]
+            readable, writable, _ = select.select([self.emulator], [self.emulator], [], 0.1)
+            if readable:
+                self.watch.take()
+            if writable:
+                data = data[self.emulator.write(data[:4096]):]
             assert time.monotonic() < end, 'the box takes no keys'
+
+    def now(self):
+        """The outside's clock, in seconds: what the emulated machine's clocks follow. Nothing that the box has measured or told comes in.
+        Bochs needs monitor=True."""
+        if self.machine == 'qemu':
+            return time.monotonic()
+        self.pause()
+        ticks = int(re.search(r'ptime: ([0-9]+)', self.command('ptime'))[1])
+        self.resume()
+        return ticks / emulator.BOCHS_TICKS
 
     def finish(self):
         """Read until the box has ended by itself. Returns a Result."""

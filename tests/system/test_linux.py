@@ -6,60 +6,24 @@ import re
 
 import pytest
 
-from bulkhead.facts import ROOT
 from tests.system.box import Box, load
+from tests.system.shells import BOX, PORT, STARBOARD, Clock, paste_much, print_much, shells
 
-BOX = ROOT / 'machines/two-linux.toml'
-PORT, STARBOARD = 'port', 'starboard'
-SWITCH, INTERRUPT, ERASE = '\x1d', '\x03', '\x7f'
-SECONDS = {'qemu': 240, 'bochs': 900}
+INTERRUPT, ERASE = '\x03', '\x7f'
+SECONDS = {'qemu': 600, 'bochs': 1200}
 ANSWER_SECONDS = {'qemu': 60, 'bochs': 300}
+PRINTED = {'qemu': 32 << 10, 'bochs': 8 << 10}      # bytes; tests/matrix has a megabyte
+PASTED = {'qemu': 24 << 10, 'bochs': 6 << 10}       # QEMU: more than all buffers hold; Bochs: less, its serial line has no flow control
+LOOKS = {'qemu': 12, 'bochs': 2}
 FORKS = 60              # more than the test's own commands make while the loop runs
 COMPLAINTS = ('BUG|Oops|[Uu]nexpected|[Ss]purious|Call Trace|[Uu]nstable|[Ss]kew|soft lockup|rcu.*stall|clocksource.*(wrong|fail|mark)'
               '|APIC.*([Ee]rror|fail|broken)|ACPI.*([Ee]rror|Warning|Exception)|timer.*(broken|doesn.t)')
 
 
-class Guests:
-    """Both guests' shells, through the one keyboard."""
-
-    def __init__(self, box):
-        self.box, self.focus, self.count = box, PORT, 0
-
-    def turn_to(self, name):
-        if name != self.focus:
-            at = len(self.box.output)
-            self.box.type(SWITCH)
-            self._after(at, r'^bulkhead: keyboard now goes to \[%s\]' % name)
-            self.focus = name
-
-    def _after(self, at, pattern):
-        """Wait for a pattern in what the box says from `at` on."""
-        self.box.wait_for(r'\A(?s:.{%d})(?s:.*?)%s' % (at, pattern), ANSWER_SECONDS[self.box.machine])
-
-    def say(self, name, command):
-        """Type a command. Returns what the guest answers, which ends with its prompt's marker."""
-        self.turn_to(name)
-        self.count += 1
-        at = len(self.box.output)
-        # The markers are put together by the guest, so that the echo of the command is not taken for them.
-        self.box.type('echo "be""gin-%d"; %s; echo "do""ne-%d"\r' % (self.count, command, self.count))
-        self._after(at, r'^\[%s\] (?:.*[^"])?done-%d$' % (name, self.count))
-        lines = [line[len(name) + 3:] for line in self.box.output[at:].splitlines() if line.startswith('[%s] ' % name)]
-        whole = '\n'.join(lines)
-        assert 'begin-%d\n' % self.count in whole, self.box.output[at:]
-        return whole.partition('begin-%d\n' % self.count)[2].partition('done-%d' % self.count)[0].strip()
-
-    def number(self, name, command):
-        return int(self.say(name, command).split()[-1])
-
-
 @pytest.fixture(scope='module', params=[pytest.param(name, marks=pytest.mark.xdist_group('linux-' + name)) for name in SECONDS])
 def guests(request):
-    """Two guests at their prompts, the keyboard at the first."""
-    with Box(BOX, request.param, timeout=SECONDS[request.param]) as box:
-        for name in (PORT, STARBOARD):
-            box.wait_for(r'^\[%s\] root@%s:/root# ' % (name, name))
-        yield Guests(box)
+    with shells(request.param, SECONDS[request.param], ANSWER_SECONDS[request.param]) as both:
+        yield both
 
 
 def test_both_shells_answer(guests):
@@ -95,23 +59,38 @@ def test_a_line_can_be_edited_and_a_command_interrupted(guests):
     for name in (PORT, STARBOARD):
         assert guests.say(name, 'echo first lasz' + ERASE + 't') == 'first last'
         guests.turn_to(name)
-        at = len(guests.box.output)
+        at = guests.box.mark()
         guests.box.type('echo "sta""rted"; sleep 1000000\r')
-        guests._after(at, r'^\[%s\] started' % name)
-        at = len(guests.box.output)
+        guests.after(at, r'^\[%s\] started' % name)
+        at = guests.box.mark()
         guests.box.type(INTERRUPT)      # throws away what was typed ahead, so wait for the prompt
-        guests._after(at, r'root@%s:/root# ' % name)
+        guests.after(at, r'root@%s:/root# ' % name)
         assert guests.number(name, 'ps | grep -c "[s]leep 1000000"') == 0
 
 
-def test_busy_guests_stay_responsive(guests):
+def test_a_long_print_loses_nothing_while_the_other_guest_answers(guests):
+    print_much(guests, PRINTED[guests.box.machine])
+
+
+def test_a_long_paste_loses_nothing_while_its_reader_sleeps_and_the_other_guest_answers(guests):
+    paste_much(guests, 'crtscts', 'sleep 3', PASTED[guests.box.machine])
+
+
+def test_a_long_paste_without_flow_control_loses_nothing_when_it_is_read(guests):
+    paste_much(guests, '-crtscts', 'true', PASTED[guests.box.machine])
+
+
+def test_busy_guests_stay_responsive_and_their_clocks_go_right(guests):
     """dd, a loop in the shell and a loop of forks, in both at once."""
     work = ('(while :; do dd if=/dev/zero of=/dev/null bs=64k count=100 2>/dev/null; done) & (while :; do :; done) & '
             '(while :; do /bin/true; done) &')
     uptime, forks, running = "cut -d ' ' -f 1 /proc/uptime", "awk '/^processes/ { print $2 }' /proc/stat", 'jobs | grep -c Running'
     before = {}
+    clocks = {name: Clock(guests, name) for name in (PORT, STARBOARD)}
     for name in (PORT, STARBOARD):
         before[name] = guests.number(name, forks)
+        clocks[name].look(LOOKS[guests.box.machine])    # just before the work and just after it: an idle guest answers soon
+    for name in (PORT, STARBOARD):
         guests.say(name, work + ' true')
     for name in (PORT, STARBOARD, PORT, STARBOARD):
         first, second = re.findall(r'\b\d+\.\d\d\b', guests.say(name, '%s; sleep 1; %s' % (uptime, uptime)))
@@ -120,7 +99,11 @@ def test_busy_guests_stay_responsive(guests):
     for name in (PORT, STARBOARD):
         assert guests.number(name, running) == 3
         assert guests.number(name, forks) > before[name] + FORKS
+    for name in (PORT, STARBOARD):
         guests.say(name, 'kill %1 %2 %3; wait')
+    for name in (PORT, STARBOARD):
+        clocks[name].look(LOOKS[guests.box.machine])
+        clocks[name].check()
         assert guests.number(name, running) == 0
         assert guests.say(name, "dmesg | grep -E '%s'" % COMPLAINTS) == ''
 

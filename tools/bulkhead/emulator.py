@@ -27,6 +27,7 @@ BOCHS_SHARE = Path('/usr/share/bochs')
 BOCHS_CPU = 'corei7_haswell_4770'
 BOCHS_AMD = 'ryzen'                 # has SVM, but not its MSR VM_CR: unknown MSRs have to read as 0
 BOCHS_MOST_MEGABYTES = 2048
+BOCHS_TICKS = 100000000         # instructions that are a second of all its clocks
 GDB_PORT = 1234
 
 
@@ -269,8 +270,8 @@ class Bochs(Emulator):
         return '\n'.join([
             'config_interface: textconfig',
             'display_library: rfb, options="timeout=0"',
-            'cpu: model=%s, count=%d, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=%d'
-            % (cpu_model, machine.cpus, cpu_model == BOCHS_AMD),
+            'cpu: model=%s, count=%d, ips=%d, reset_on_triple_fault=0, ignore_bad_msrs=%d'
+            % (cpu_model, machine.cpus, BOCHS_TICKS, cpu_model == BOCHS_AMD),
             'megs: %d' % (machine.memory >> 20),
             'romimage: file=%s/BIOS-bochs-latest' % BOCHS_SHARE,
             'vgaromimage: file=%s/VGABIOS-lgpl-latest' % BOCHS_SHARE,
