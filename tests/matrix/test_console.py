@@ -1,7 +1,7 @@
 """A megabyte printed by a guest and a megabyte typed at one, as tests/system/test_linux.py does with less of it.
 
-On QEMU it takes ten minutes. Bochs takes a minute for 96 KiB, so there it is no megabyte; and its serial line has no flow control, so what
-is typed there is only as much as the guest can keep up with.
+On QEMU each takes some five minutes. Bochs would take ten, so there it is what it prints in about a minute; and nothing is typed there, because its
+serial line has no flow control: what the guest does not keep up with is lost in the line's own FIFO.
 """
 import pytest
 
