@@ -214,6 +214,7 @@ CONFORMANCE = [
     _guest("pcapic", 64, "its APICs, NMI and interrupt shadows", [], *IRQ),
     _guest("exceptions", 64, "single steps, breakpoints, gates, IRET, SYSCALL, SYSENTER", [], *IRQ),
     _guest("paging", 64, "4-level page tables: bits, rights, error codes, SMEP, SMAP, keys", [], "common/report.c"),
+    _guest("descriptors", 64, "segments, gates, system descriptors, far transfers, compatibility mode", [], "common/report.c"),
     _guest("state", 64, "control registers, FPU and XSAVE, MSRs", [], "common/report.c"),
     replace(_guest("smp", 64, "a second processor: INIT, STARTUP, IPIs, NMI", [], "smp_start.S", *IRQ), processors=2),
 ]

@@ -67,6 +67,20 @@ DIFFERENCES = [
     Difference('msr: RDTSCP', 'qemu bochs', 'not offered', 'Bulkhead does not exchange TSC_AUX (docs/platform.md)'),
     Difference('ring3: SGDT and SMSW with CR4.UMIP', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     Difference('syscall: with RFLAGS of R11, without RF', TCG, 'WRONG', "TCG's SYSRET loads RF"),
+    Difference('query: L?? of system types*', TCG, 'WRONG', "TCG does not know long mode's shorter list"),
+    Difference('load: with its own RPL only', TCG, 'WRONG', 'TCG does not look at the RPL of a null SS'),
+    Difference('far: CALL by a gate to conforming code, from ring 3', TCG, 'WRONG', "TCG puts the segment's DPL into CS, not the CPL"),
+    Difference('far: JMP by a gate to code that is not present', TCG, 'WRONG', 'TCG raises #GP, not #NP'),
+    Difference('far: code cannot be of 64 and of 32 bits', TCG, 'WRONG', 'TCG lets a far JMP go there'),
+    Difference('system: LTR takes a TSS that is free, and makes it busy', TCG, 'WRONG', 'TCG takes one of 16 bits too'),
+    Difference('system: LTR of null', TCG, 'WRONG', 'TCG takes it'),
+    Difference('tables: L?DT of *', TCG, 'WRONG', 'TCG takes any base'),
+    Difference('tables: none with CR4.UMIP', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
+    Difference('tables: but ring 0', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
+    Difference('base: WRFSBASE of a non-canonical address', TCG, 'WRONG', 'TCG takes any'),
+    *[Difference('compatibility: ' + what, TCG, 'WRONG', "TCG knows no segment's limit when memory is accessed, nor what kind of access it allows")
+      for what in ('and limit', 'a limit in pages', 'an expand-down segment is above its limit', 'and ends at 4 GiB', 'or at 64 KiB',
+                   'a read-only segment', 'a null segment', 'code that may be read', "a stack's end is #SS", 'code that runs into it')],
 ]
 
 
