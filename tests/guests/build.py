@@ -208,6 +208,7 @@ GUESTS = [
 
 # Guests that check a PC against the manuals. They have no runs here: tests/system/test_conformance.py compares what they report
 # on a bare PC with what they report under Bulkhead.
+TRAP32 = ("common/report.c", "common/trap32.c", "common/trap_entry32.S")
 IRQ = ("common/report.c", "common/irq.c", "common/irq_entry.S", "common/board.c")
 CONFORMANCE = [
     _guest("pc", 64, "the board: PIC, PIT, RTC, COM1, ACPI, PCI", [], *IRQ),
@@ -215,6 +216,7 @@ CONFORMANCE = [
     _guest("exceptions", 64, "single steps, breakpoints, gates, IRET, SYSCALL, SYSENTER", [], *IRQ),
     _guest("paging", 64, "4-level page tables: bits, rights, error codes, SMEP, SMAP, keys", [], "common/report.c"),
     _guest("descriptors", 64, "segments, gates, system descriptors, far transfers, compatibility mode", [], "common/report.c"),
+    _guest("protected", 32, "32-bit protected mode: exceptions, segments, gates, virtual-8086 mode", [], *TRAP32),
     _guest("state", 64, "control registers, FPU and XSAVE, MSRs", [], "common/report.c"),
     replace(_guest("smp", 64, "a second processor: INIT, STARTUP, IPIs, NMI", [], "smp_start.S", *IRQ), processors=2),
 ]

@@ -78,6 +78,11 @@ DIFFERENCES = [
     Difference('tables: none with CR4.UMIP', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     Difference('tables: but ring 0', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     Difference('base: WRFSBASE of a non-canonical address', TCG, 'WRONG', 'TCG takes any'),
+    Difference('exception: #AC in ring 3', TCG, 'WRONG', 'TCG checks no alignment'),
+    Difference('inner-stack: not present is #SS', TCG, 'WRONG', 'TCG raises #TS'),
+    Difference('inner-stack: without room is #SS', TCG, 'WRONG', "TCG knows no segment's limit when memory is accessed"),
+    Difference('return: EIP behind the limit', TCG, 'WRONG', "TCG's IRET does not look at it"),
+    Difference('v86: an offset above 64 KiB', TCG, 'WRONG', "TCG knows no segment's limit when memory is accessed"),
     *[Difference('compatibility: ' + what, TCG, 'WRONG', "TCG knows no segment's limit when memory is accessed, nor what kind of access it allows")
       for what in ('and limit', 'a limit in pages', 'an expand-down segment is above its limit', 'and ends at 4 GiB', 'or at 64 KiB',
                    'a read-only segment', 'a null segment', 'code that may be read', "a stack's end is #SS", 'code that runs into it')],
