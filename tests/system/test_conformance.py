@@ -83,6 +83,16 @@ DIFFERENCES = [
     Difference('inner-stack: without room is #SS', TCG, 'WRONG', "TCG knows no segment's limit when memory is accessed"),
     Difference('return: EIP behind the limit', TCG, 'WRONG', "TCG's IRET does not look at it"),
     Difference('v86: an offset above 64 KiB', TCG, 'WRONG', "TCG knows no segment's limit when memory is accessed"),
+    Difference('pse: bit 21 of a 4-MiB page is reserved', TCG, 'WRONG', "TCG's error code has no P beside RSVD"),
+    Difference('pae-nx: a reserved bit without EFER.NXE', TCG, 'WRONG', "TCG's error code has no P beside RSVD"),
+    Difference('pae-reserved: *', TCG, 'WRONG', "TCG's error code has no P beside RSVD"),
+    *[Difference('pae-top: ' + what, TCG, 'WRONG', "TCG keeps no copy of PAE's top entries: it reads and checks them at each walk")
+      for what in ('reserved bits: #GP of MOV to CR3', 'and the old ones stay', 'of MOV to CR4 that changes PGE', 'of MOV to CR0 that changes CD',
+                   'they are not read at a walk', 'with paging off: #GP of the MOV to CR0 that turns it on')],
+    Difference('levels: CR4.LA57 is there if it is offered', 'qemu', 'WRONG', 'SVM lets guests write CR4 without an exit (docs/platform.md)'),
+    Difference('levels: five', 'qemu bochs', 'not offered', 'Bulkhead does not offer it (docs/platform.md)'),
+    Difference('*smep-smap: SMAP: *', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
+    Difference('*smep-smap: nothing without CR4.SMAP', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     *[Difference('compatibility: ' + what, TCG, 'WRONG', "TCG knows no segment's limit when memory is accessed, nor what kind of access it allows")
       for what in ('and limit', 'a limit in pages', 'an expand-down segment is above its limit', 'and ends at 4 GiB', 'or at 64 KiB',
                    'a read-only segment', 'a null segment', 'code that may be read', "a stack's end is #SS", 'code that runs into it')],
