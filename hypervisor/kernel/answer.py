@@ -25,8 +25,8 @@ VMM_ENDINGS = r_uint(sum(1 << code for code in ending.VMM_MAY_SAY))
 
 # Bit `kind` is set where the action may answer that kind of exit.
 MAY_COMPLETE = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.HLT, kinds.INTA)))
-MAY_RESUME = r_uint(sum(1 << k for k in (kinds.IO, kinds.MEMORY, kinds.HLT, kinds.SHUTDOWN, kinds.EOI)))
-MAY_INJECT = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.MEMORY)))
+MAY_RESUME = r_uint(sum(1 << k for k in (kinds.IO, kinds.MEMORY, kinds.HLT, kinds.SHUTDOWN, kinds.EOI, kinds.TASK_SWITCH)))
+MAY_INJECT = r_uint(sum(1 << k for k in (kinds.IO, kinds.MSR_READ, kinds.MSR_WRITE, kinds.CPUID, kinds.MEMORY, kinds.TASK_SWITCH)))
 
 
 def vcpu_run(caller, slot, deadline):
@@ -105,7 +105,9 @@ def take_answer(vcpu):
     if dirty == R0:
         return 0
     rule = state.apply(vcpu, dirty)
-    if rule == 0 and action == r_uint(RESUME) and dirty & r_uint(GROUP_FLOW) != R0:
+    if vcpu.exit_kind == kinds.TASK_SWITCH:
+        vcpu.flush = True               # it has another CR3
+    elif rule == 0 and action == r_uint(RESUME) and dirty & r_uint(GROUP_FLOW) != R0:
         switcher.vendor.trace(vcpu)     # the VMM has emulated an instruction
     return rule
 

@@ -31,7 +31,7 @@ def handle(vcpu):
     vcpu.counts[kind] += 1
     if kind == kinds.CPUID:
         cpuid(vcpu)
-    elif kind == kinds.IO or kind == kinds.SHUTDOWN:
+    elif kind == kinds.IO or kind == kinds.SHUTDOWN or kind == kinds.TASK_SWITCH:
         answer.deliver(vcpu)
     elif kind == kinds.HLT:
         if not interrupts.halt(vcpu):
@@ -61,7 +61,7 @@ def handle(vcpu):
         return
     elif kind == kinds.ENTRY_FAILED:
         vcpu.compartment.stop(ending.ENTRY_FAILED, r_uint(switcher.vendor.explain(vcpu)))
-    elif kind == kinds.TASK_SWITCH or kind == kinds.EXCEPTION:
+    elif kind == kinds.EXCEPTION:
         vcpu.compartment.stop(ending.KERNEL_LIMIT, switcher.vendor.get(vcpu, fields.RIP))
     else:
         vcpu.compartment.stop(ending.EXIT_UNKNOWN, vcpu.exit_code)

@@ -42,7 +42,7 @@ KIND = [kinds.UNKNOWN] * 0x90
 LENGTH = [0] * 0x90
 for _name, _kind in [('INTR', kinds.INTERRUPT), ('NMI', kinds.NMI), ('SMI', kinds.NMI), ('CPUID', kinds.CPUID), ('HLT', kinds.HLT),
                      ('INVD', kinds.IGNORED), ('WBINVD', kinds.IGNORED), ('IOIO', kinds.IO), ('MSR', kinds.MSR_READ),
-                     ('TASK_SWITCH', kinds.TASK_SWITCH), ('FERR_FREEZE', kinds.EXCEPTION), ('SHUTDOWN', kinds.SHUTDOWN), ('VMMCALL', kinds.HYPERCALL),
+                     ('TASK_SWITCH', kinds.EXCEPTION), ('FERR_FREEZE', kinds.EXCEPTION), ('SHUTDOWN', kinds.SHUTDOWN), ('VMMCALL', kinds.HYPERCALL),
                      ('XSETBV', kinds.XSETBV), ('VINTR', kinds.WINDOW), ('IRET', kinds.WINDOW)] + [(name, kinds.PRIVILEGED) for name in PRIVILEGED]:
     KIND[getattr(svm, 'EXIT_' + _name)] = _kind
 for _name, _length in svm.LENGTHS:

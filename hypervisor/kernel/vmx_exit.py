@@ -57,7 +57,9 @@ def decode(vcpu):
         decode_exception(vcpu)
     elif kind == kinds.WINDOW:
         decode_window(vcpu)
-    elif kind == kinds.TASK_SWITCH or kind == kinds.UNKNOWN:
+    elif kind == kinds.TASK_SWITCH:
+        decode_task_switch(vcpu)
+    elif kind == kinds.UNKNOWN:
         keep_event(vcpu)
 
 
@@ -95,6 +97,24 @@ def decode_memory(vcpu):
     vcpu.exit_flags = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION)) & 7
     vcpu.exit_selector = hw.vmread(r_uint(vmx.GUEST_PHYSICAL_ADDRESS))
     keep_event(vcpu)
+
+
+def decode_task_switch(vcpu):
+    """The event that a task gate delivers is delivered by the switch. Breakpoints that are the old task's alone end with it.
+    Source: SDM, "Exit Qualification for Task Switches"; Vol. 3B, "Debug Control Register (DR7)"."""
+    qualification = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION))
+    vcpu.exit_selector = qualification & r_uint(0xffff)
+    source = (qualification >> 30) & 3
+    vcpu.exit_value = R0
+    if source == r_uint(kinds.TASK_GATE):
+        info = hw.vmread(r_uint(vmx.IDT_VECTORING_INFO))
+        if (info >> vmx.INTERRUPTION_TYPE_SHIFT) & 7 < r_uint(vmx.TYPE_SOFTWARE_INTERRUPT):
+            vcpu.exit_length = R0
+        if info & r_uint(vmx.INTERRUPTION_VALID) != R0 and info & r_uint(vmx.INTERRUPTION_ERROR) != R0:
+            source |= r_uint(kinds.TASK_ERROR)
+            vcpu.exit_value = hw.vmread(r_uint(vmx.IDT_VECTORING_ERROR))
+    vcpu.exit_flags = source
+    hw.vmwrite(r_uint(vmx.GUEST_DR7), hw.vmread(r_uint(vmx.GUEST_DR7)) & ~r_uint(vmx.DR7_LOCAL))
 
 
 def decode_window(vcpu):

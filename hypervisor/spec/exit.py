@@ -21,7 +21,7 @@ TABLE = [
     (12, 'EXCEPTION', 'kernel', 'exception'),
     (13, 'PRIVILEGED', 'kernel', 'privileged instruction'),   # of a feature that guests do not get: #UD
     (14, 'IGNORED', 'kernel', 'ignored instruction'),         # INVD, WBINVD: skipped
-    (15, 'TASK_SWITCH', 'kernel', 'task switch'),
+    (15, 'TASK_SWITCH', 'vmm', 'task switch'),
     (16, 'WINDOW', 'kernel', 'interrupt window'),
     (17, 'NMI', 'kernel', 'nmi'),
     (18, 'UNKNOWN', 'kernel', 'unknown'),
@@ -35,6 +35,10 @@ NAMES = [text for _, _, _, text in TABLE]
 
 # IO: flags of the exit record.
 IO_IN, IO_STRING, IO_REPEAT = 1, 2, 4
+
+# TASK_SWITCH: flags of the exit record. What began it, and whether the new task gets VALUE on its stack.
+TASK_CALL, TASK_IRET, TASK_JMP, TASK_GATE = range(4)
+TASK_SOURCE, TASK_ERROR = 3, 4
 
 # MEMORY: what the guest tried at the gpa.
 ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE = 1, 2, 4

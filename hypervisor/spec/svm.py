@@ -25,7 +25,7 @@ VMCB = dict((name, offset) for name, offset, _ in CONTROL + SAVE)
 V_IRQ, V_IGNORE_TPR, V_INTR_MASKING = 1 << 8, 1 << 20, 1 << 24
 V_TPR = 0xf                           # the guest's CR8
 INTERCEPT_WRITE_CR8 = 1 << 24         # of INTERCEPT_CR
-NOT_ALWAYS = ['VINTR', 'IRET']        # intercepts that are on only while they are wanted
+NOT_ALWAYS = ['VINTR', 'IRET', 'TASK_SWITCH']        # intercepts that are on only while they are wanted; task switches are the processor's
 
 # INTERCEPT_1 and INTERCEPT_2 together: bit n of the one, bit 32 + n of the other. kind: hypervisor/spec/exit.py.
 INTERCEPTS = [

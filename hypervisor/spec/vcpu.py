@@ -10,10 +10,10 @@ EXIT_FIELDS = [
     'KIND',         # hypervisor/spec/exit.py
     'RIP',          # of the instruction
     'LENGTH',       # bytes of the instruction, 0 where the processor does not tell
-    'SELECTOR',     # IO: port.  MEMORY: gpa.  MSR_*: number.  CPUID: leaf | subleaf << 32
+    'SELECTOR',     # IO: port.  MEMORY: gpa.  MSR_*: number.  CPUID: leaf | subleaf << 32.  TASK_SWITCH: of the new TSS
     'SIZE',         # IO: 1, 2 or 4 bytes
-    'FLAGS',        # IO: IO_IN | IO_STRING | IO_REPEAT.  MEMORY: ACCESS_*
-    'VALUE',        # IO out, MSR_WRITE: the value.  HLT: RFLAGS
+    'FLAGS',        # IO: IO_IN | IO_STRING | IO_REPEAT.  MEMORY: ACCESS_*.  TASK_SWITCH: TASK_*
+    'VALUE',        # IO out, MSR_WRITE: the value.  HLT: RFLAGS.  TASK_SWITCH: the exception's error code
 ]
 ANSWER_FIELDS = [
     'ACTION',       # below

@@ -101,6 +101,7 @@ PENDING_DEBUG_BS = 1 << 14
 DEBUGCTL_BTF = 1 << 1
 DR6_CONDITIONS = 0xf | 1 << 13 | 1 << 14        # B0-B3, BD, BS: in the exit qualification of #DB as in DR6
 DR7_GD = 1 << 13
+DR7_LOCAL = 0x155                     # L0 to L3 and LE: the task's own
 LINK_NONE = 0xffffffffffffffff
 
 EPTP_WRITE_BACK, EPTP_FOUR_LEVELS = 6, 3 << 3

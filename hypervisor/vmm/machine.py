@@ -17,6 +17,7 @@ from hypervisor.vmm.paravirtual import Paravirtual
 from hypervisor.vmm.power import Power
 from hypervisor.vmm.ram import Ram
 from hypervisor.vmm.reset import ResetControl
+from hypervisor.vmm.taskswitch import TaskSwitch
 from hypervisor.vmm.uart import Uart
 from hypervisor.vmm.vcpu import Vcpu
 
@@ -46,6 +47,7 @@ class Machine(object):
         self.bus = Bus([self.uart, self.exit_port, self.reset_control] + self.board.ports, self.board.memory)
         self.loader = Loader(self.ram, self.vcpu, acpi.RSDP)
         self.emulator = Emulator(self.vcpu, self.ram, self.bus)
+        self.task_switch = TaskSwitch(self.emulator, self.ram)
 
     def configure(self):
         """Take over what the boot page says. It has been checked (boot.is_sane)."""

@@ -10,7 +10,7 @@ from hypervisor.lib import call
 from hypervisor.spec import ending, exit, status, vcpu as spec
 from hypervisor.spec.cpu import VECTOR_GP
 from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, REASON_VCPU_SHIFT, SLOT_SELF
-from hypervisor.vmm import emulate, power, start, state
+from hypervisor.vmm import emulate, power, start, state, taskswitch
 from hypervisor.vmm.bus import BUSY
 from hypervisor.vmm.device import apic
 from hypervisor.vmm.device.agenda import earlier
@@ -83,6 +83,8 @@ def dispatch(machine):
         ask_cpuid(machine)
     elif kind == exit.MEMORY:
         memory(machine)
+    elif kind == exit.TASK_SWITCH:
+        task_switch(machine)
     elif kind == exit.HLT:
         machine.power.leave(ending.HALTED, ZERO)        # the kernel keeps those that an interrupt may end
     elif kind == exit.SHUTDOWN:
@@ -148,6 +150,17 @@ def memory(machine):
         unsupported(machine, 'runs where there is no memory')
     else:
         emulated(machine, machine.emulator.emulate())
+
+
+def task_switch(machine):
+    vcpu, outcome = machine.vcpu, machine.task_switch.perform()
+    if outcome == emulate.DONE:
+        vcpu.resume(taskswitch.DIRTY)
+    elif outcome == emulate.FAULT:
+        vcpu.inject(machine.emulator.context.vector, machine.emulator.context.error, taskswitch.DIRTY)
+    else:
+        machine.emulator.code.clear()
+        unsupported(machine, 'a task switch that is not emulated')
 
 
 def emulated(machine, outcome):

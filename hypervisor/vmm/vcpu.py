@@ -71,6 +71,9 @@ class Vcpu(object):
     def size(self):
         return intmask(memory.load64(self.page + SIZE))
 
+    def length(self):
+        return memory.load64(LENGTH)
+
     def flags(self):
         return intmask(memory.load64(self.page + FLAGS))
 

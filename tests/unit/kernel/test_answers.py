@@ -240,6 +240,32 @@ def test_completed_in_writes_its_part_of_rax(fresh, size, flags, rax, result, ri
     assert seen == [(right, 0xfff2)]
 
 
+def task_switched(box, **answer):
+    """The outstanding exit is a task switch, as VMX has them."""
+    subject = compartments[VM].vcpus[0]
+    subject.exit_kind = kinds.TASK_SWITCH
+    subject.flush = False
+    for name, value in answer.items():
+        box.memory.put_word(vcpu_page(VM) + (ANSWER.get(name) or STATE[name]), value)
+    assert box.kernel_call(VM, RUN, SLOT, 0) is None
+    return subject
+
+
+def test_task_switch_forgets_translations_and_steps_over_nothing(fresh):
+    subject = task_switched(fresh(PREPARED[kinds.MEMORY, False]), ACTION=vcpu.RESUME, DIRTY=vcpu.GROUP_FLOW, RFLAGS=0x102, RIP=0x100)
+    assert subject.ready and subject.flush and subject.event == 0
+
+
+def test_new_tasks_fault_is_injected(fresh):
+    subject = task_switched(fresh(PREPARED[kinds.MEMORY, False]), ACTION=vcpu.INJECT, RESULT2=10, ERROR=0x10, DIRTY=vcpu.GROUP_FLOW, RFLAGS=2)
+    assert subject.ready and subject.flush and subject.event == 0x10 << 32 | 0x80000b0a
+
+
+def test_task_switch_is_never_complete(fresh):
+    task_switched(fresh(PREPARED[kinds.MEMORY, False]), ACTION=vcpu.COMPLETE)
+    assert int(compartments[VM].detail) == rules.RULE_ACTION_UNFIT
+
+
 def test_exit_part_is_never_read_back(fresh):
     """A VMM that rewrites the exit cannot turn an IN of a byte into an IN of four."""
     box = fresh(PREPARED[kinds.IO, False])

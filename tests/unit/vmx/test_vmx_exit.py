@@ -173,8 +173,22 @@ def test_an_interrupted_delivery_is_repeated_once(core, vcpu):
 
 
 def test_an_interrupted_int_n_keeps_its_length(core, vcpu):
-    core.exit(vcpu, vmx.REASON_TASK_SWITCH, IDT_VECTORING_INFO=info(vmx.TYPE_SOFTWARE_INTERRUPT, 0x21), EXIT_INSTRUCTION_LENGTH=2)
+    core.exit(vcpu, vmx.REASON_EPT_VIOLATION, IDT_VECTORING_INFO=info(vmx.TYPE_SOFTWARE_INTERRUPT, 0x21), EXIT_INSTRUCTION_LENGTH=2)
     assert entered_with(core, vcpu) == (info(vmx.TYPE_SOFTWARE_INTERRUPT, 0x21), None, 2)
+
+
+@pytest.mark.parametrize('source, vectoring, length, flags, value', [
+    (kinds.TASK_JMP, 0, 7, kinds.TASK_JMP, 0), (kinds.TASK_IRET, 0, 1, kinds.TASK_IRET, 0),
+    (kinds.TASK_GATE, info(vmx.TYPE_SOFTWARE_INTERRUPT, 0x40), 2, kinds.TASK_GATE, 0), (kinds.TASK_GATE, info(vmx.TYPE_SOFTWARE, 3), 1, kinds.TASK_GATE, 0),
+    (kinds.TASK_GATE, info(vmx.TYPE_HARDWARE, 6), 0, kinds.TASK_GATE, 0), (kinds.TASK_GATE, info(vmx.TYPE_EXTERNAL, 0x30), 0, kinds.TASK_GATE, 0),
+    (kinds.TASK_GATE, info(vmx.TYPE_HARDWARE, 13, True), 0, kinds.TASK_GATE | kinds.TASK_ERROR, 0x1d)])
+def test_task_switch_says_what_began_it(core, vcpu, source, vectoring, length, flags, value):
+    core.fields(vcpu)[vmx.GUEST_DR7] = 0x7ff
+    core.exit(vcpu, vmx.REASON_TASK_SWITCH, EXIT_QUALIFICATION=source << 30 | 0x28, IDT_VECTORING_INFO=vectoring, IDT_VECTORING_ERROR=0x1d,
+              EXIT_INSTRUCTION_LENGTH=length or 5)
+    assert (vcpu.exit_selector, vcpu.exit_flags, vcpu.exit_value, vcpu.exit_length) == (0x28, flags, value, length)
+    assert core.fields(vcpu)[vmx.GUEST_DR7] == 0x6aa
+    assert vcpu.event == 0          # the switch is its delivery
 
 
 @pytest.mark.parametrize('vector, protected, error', [(13, True, True), (13, False, False), (6, True, False), (14, True, True), (17, True, True),
