@@ -217,6 +217,7 @@ CONFORMANCE = [
     _guest("paging", 64, "4-level page tables: bits, rights, error codes, SMEP, SMAP, keys", [], "common/report.c"),
     _guest("descriptors", 64, "segments, gates, system descriptors, far transfers, compatibility mode", [], "common/report.c"),
     _guest("protected", 32, "32-bit protected mode: exceptions, segments, gates, virtual-8086 mode", [], *TRAP32),
+    _guest("tasks", 32, "task switches by TSS and task gates", [], *TRAP32),
     _guest("paging32", 32, "32-bit and PAE paging, and from mode to mode", [], *TRAP32),
     _guest("state", 64, "control registers, FPU and XSAVE, MSRs", [], "common/report.c"),
     replace(_guest("smp", 64, "a second processor: INIT, STARTUP, IPIs, NMI", [], "smp_start.S", *IRQ), processors=2),

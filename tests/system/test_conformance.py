@@ -93,6 +93,9 @@ DIFFERENCES = [
     Difference('levels: five', 'qemu bochs', 'not offered', 'Bulkhead does not offer it (docs/platform.md)'),
     Difference('*smep-smap: SMAP: *', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     Difference('*smep-smap: nothing without CR4.SMAP', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
+    Difference('jmp: the old EFLAGS too', TCG, 'WRONG', 'TCG loses flags that it has not computed yet'),
+    Difference('call: with the old EFLAGS', TCG, 'WRONG', 'TCG loses flags that it has not computed yet'),
+    Difference('state: which is accessed now', TCG, 'WRONG', "TCG's task switch sets no accessed bit"),
     *[Difference('compatibility: ' + what, TCG, 'WRONG', "TCG knows no segment's limit when memory is accessed, nor what kind of access it allows")
       for what in ('and limit', 'a limit in pages', 'an expand-down segment is above its limit', 'and ends at 4 GiB', 'or at 64 KiB',
                    'a read-only segment', 'a null segment', 'code that may be read', "a stack's end is #SS", 'code that runs into it')],
