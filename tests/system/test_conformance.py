@@ -145,12 +145,15 @@ def complaints(guest, machine, lines):
             yield '%s: under Bulkhead: %s: %s, not %s' % (guest, what, there[what], good)
 
 
+@pytest.mark.parametrize('part', range(2))
 @pytest.mark.parametrize('machine', ['qemu', 'bochs'])
-def test_reports_are_those_of_a_bare_pc(machine):
-    names = [guest.name for guest in guests.CONFORMANCE]
-    for guest in guests.CONFORMANCE:
+def test_reports_are_those_of_a_bare_pc(machine, part):
+    """In two boxes, because one takes eight VMs."""
+    some = guests.CONFORMANCE[part::2]
+    names = [guest.name for guest in some]
+    for guest in some:
         guests.build(guest)
-    result = run_box(config(*[vm(guest.name, guest.name, vcpus=guest.processors) for guest in guests.CONFORMANCE], memory='192M'), machine)
+    result = run_box(config(*[vm(guest.name, guest.name, vcpus=guest.processors) for guest in some], memory='192M'), machine)
     wrong = [sentence for name in names for sentence in complaints(name, machine, result.lines.get(name, []))]
     assert not wrong, '\n'.join(wrong) + '\n' + str(result)
 
