@@ -3,6 +3,7 @@
 An answer is read from the vCPU page once: what was checked is what is used, whatever the VMM writes meanwhile. An answer that
 breaks a rule (hypervisor/spec/answer.py) ends the VM; the vCPU never runs on it.
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
@@ -16,7 +17,7 @@ from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import answer as rules
 from hypervisor.spec.cpu import VECTORS
-from hypervisor.spec.vcpu import ACTIONS, ANSWER, COMPLETE, EXIT, GROUP_FLOW, GROUPS, INJECT, RESUME
+from hypervisor.spec.vcpu import ACTIONS, ANSWER, COMPLETE, EXIT, GROUP_CONTROL, GROUP_FLOW, GROUPS, INJECT, RESUME
 
 R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
@@ -109,6 +110,8 @@ def take_answer(vcpu):
         vcpu.flush = True               # it has another CR3
     elif rule == 0 and action == r_uint(RESUME) and dirty & r_uint(GROUP_FLOW) != R0:
         switcher.vendor.trace(vcpu)     # the VMM has emulated an instruction
+        if vcpu.exit_kind == kinds.IO and vcpu.port_hits != R0 and dirty & r_uint(GROUP_CONTROL) == R0:
+            switcher.vendor.break_behind(vcpu, vcpu.port_hits)
     return rule
 
 
@@ -123,6 +126,9 @@ def complete(vcpu, page):
     if kind == kinds.IO:
         if vcpu.exit_flags & r_uint(kinds.IO_IN) != R0:
             vcpu.set_gpr(RAX, merged(vcpu.gpr(RAX), result, vcpu.exit_size))
+        if vcpu.port_hits != R0:
+            advance_watched(vcpu)
+            return
     elif kind == kinds.MSR_READ:
         vcpu.set_gpr(RAX, result & LOW32)
         vcpu.set_gpr(RDX, result >> 32)
@@ -133,6 +139,13 @@ def complete(vcpu, page):
         vcpu.set_gpr(RCX, other & LOW32)
         vcpu.set_gpr(RDX, other >> 32)
     switcher.vendor.advance(vcpu)
+
+
+@dont_inline                            # nearly no answer comes here
+def advance_watched(vcpu):
+    """The port has I/O breakpoints: their trap is behind the access."""
+    switcher.vendor.advance(vcpu)
+    switcher.vendor.break_behind(vcpu, vcpu.port_hits)
 
 
 def merged(register, value, size):

@@ -4,7 +4,7 @@ from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import svm as hw
-from hypervisor.kernel import limit, svm_check
+from hypervisor.kernel import breakpoint, limit, svm_check
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.svm_quick import Words, processor
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
@@ -223,6 +223,10 @@ class Svm(Vendor):
         vcpu.exit_size = size
         vcpu.exit_flags = info & r_uint(kinds.IO_IN) | (info >> 1) & r_uint(kinds.IO_STRING | kinds.IO_REPEAT)
         vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * intmask(size)))
+        vcpu.port_hits = R0
+        dr7 = memory.load64(vmcb + VMCB['DR7'])
+        if dr7 & breakpoint.DR7_ENABLED != R0:
+            vcpu.port_hits = breakpoint.port_hits(vcpu, dr7, memory.load64(vmcb + VMCB['CR4']))
 
     def decode_msr(self, vcpu, vmcb):
         vcpu.exit_selector = vcpu.gpr(RCX) & LOW32
@@ -254,6 +258,11 @@ class Svm(Vendor):
             else:
                 self.end_step(vcpu)
                 vcpu.attention = True
+
+    def break_behind(self, vcpu, hits):
+        vmcb = vcpu.control
+        memory.store64(vmcb + VMCB['DR6'], memory.load64(vmcb + VMCB['DR6']) | hits)
+        self.inject(vcpu, bits.VECTOR_DB, R0)
 
     def get(self, vcpu, field):
         at = vcpu.control + OFFSETS[field]

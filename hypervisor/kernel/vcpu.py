@@ -51,6 +51,7 @@ class Vcpu(Context):
         self.exit_size = R0
         self.exit_flags = R0
         self.exit_value = R0
+        self.port_hits = R0         # IO: I/O breakpoints that it has hit, as in DR6
         self.exit_code = R0         # the vendor's own code, for sentences about exits that nobody knows
         # What a vendor's file keeps per vCPU
         self.tag = R0               # ASID or VPID

@@ -56,6 +56,9 @@ class Vendor(object):
     def trace(self, vcpu):
         """An instruction was executed for the guest: RF falls, and with TF set its trap comes. `advance` does this itself."""
 
+    def break_behind(self, vcpu, hits):
+        """#DB as the trap of the instruction just stepped over. hits: B0 to B3 of DR6."""
+
     def get(self, vcpu, field):
         """A state field (hypervisor/spec/state.py), as in the vCPU page. Unsigned."""
         return R0

@@ -106,6 +106,11 @@ class Vmx(Vendor):
         self.make_current(vcpu)
         vmx_exit.trace()
 
+    def break_behind(self, vcpu, hits):
+        self.make_current(vcpu)
+        pending = hw.vmread(r_uint(vmx.GUEST_PENDING_DEBUG))
+        hw.vmwrite(r_uint(vmx.GUEST_PENDING_DEBUG), pending | hits | r_uint(vmx.PENDING_DEBUG_ENABLED))
+
     def get(self, vcpu, field):
         self.make_current(vcpu)
         how = HOW[field]

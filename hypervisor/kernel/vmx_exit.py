@@ -7,6 +7,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
+from hypervisor.kernel import breakpoint
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
@@ -89,6 +90,10 @@ def decode_io(vcpu):
     vcpu.exit_size = size
     vcpu.exit_flags = (qualification >> IO_FLAGS_SHIFT) & r_uint(kinds.IO_IN | kinds.IO_STRING | kinds.IO_REPEAT)
     vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * intmask(size)))
+    vcpu.port_hits = R0
+    dr7 = hw.vmread(r_uint(vmx.GUEST_DR7))
+    if dr7 & breakpoint.DR7_ENABLED != R0:
+        vcpu.port_hits = breakpoint.port_hits(vcpu, dr7, hw.vmread(r_uint(vmx.GUEST_CR4)))
 
 
 def decode_memory(vcpu):

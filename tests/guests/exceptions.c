@@ -103,7 +103,12 @@ static void read_once(void *where) { (void)*(volatile u32 *)where; }
 MAKE(touch_dr) { (void)read_dr0(); }
 MAKE(touch_dr4) { asm volatile("mov %%dr4, %%rax" ::: "rax"); }
 MAKE(bad_dr7) { write_dr7(1ull << 32); }
-MAKE(io_break) { out8(PORT_UNCLAIMED, 0); }
+MAKE(io_break) { asm volatile("out %%al, $0xe0; behind_out: nop" ::: "memory"); }
+MAKE(io_in) { asm volatile("in $0xe0, %%al; behind_in: nop" ::: "rax"); }
+MAKE(io_string) { asm volatile("cld; outsb; behind_outsb: nop" :: "d"(PORT_UNCLAIMED), "S"(scratch) : "memory"); }
+static void io_at(void *port) { out8((u16)(word)port, 0); }
+static void io_word_at(void *port) { out16((u16)(word)port, 0); }
+#define BEHIND(label) ({ extern u8 label[]; trap.rip == (word)label; })
 
 static void breakpoints(void)
 {
@@ -135,7 +140,20 @@ static void breakpoints(void)
     write_dr0(PORT_UNCLAIMED);
     write_dr6(0xffff0ff0);
     write_dr7(0x00020402);                     /* DR0: I/O, one byte */
-    check("an I/O breakpoint", trap_call(io_break, 0) == VECTOR_DB && (trap.dr6 & 15) == 1);
+    check("an I/O breakpoint", trap_call(io_break, 0) == VECTOR_DB && (trap.dr6 & 15) == 1 && BEHIND(behind_out));
+    write_dr6(0xffff0ff0);
+    check("of an IN", trap_call(io_in, 0) == VECTOR_DB && (trap.dr6 & 15) == 1 && BEHIND(behind_in));
+    write_dr6(0xffff0ff0);
+    check("of an OUTS", trap_call(io_string, 0) == VECTOR_DB && (trap.dr6 & 15) == 1 && BEHIND(behind_outsb));
+    write_dr6(0xffff0ff0);
+    check("not of its neighbours", trap_call(io_at, (void *)(PORT_UNCLAIMED + 1ul)) == NO_TRAP && trap_call(io_word_at, (void *)(PORT_UNCLAIMED + 2ul)) == NO_TRAP);
+    check("of a word that reaches it", trap_call(io_word_at, (void *)(PORT_UNCLAIMED - 1ul)) == VECTOR_DB);
+    write_dr7(0x400);
+    write_dr2(PORT_UNCLAIMED + 4);
+    write_dr6(0xffff0ff0);
+    write_dr7(0x0e000420);                     /* DR2, global: I/O, four bytes */
+    check("of four ports", trap_call(io_at, (void *)(PORT_UNCLAIMED + 7ul)) == VECTOR_DB && (trap.dr6 & 15) == 4);
+    check("and no more", trap_call(io_at, (void *)(PORT_UNCLAIMED + 8ul)) == NO_TRAP && trap_call(io_at, (void *)(PORT_UNCLAIMED + 3ul)) == NO_TRAP);
     write_dr7(0x400);
     write_cr4(read_cr4() & ~(word)CR4_DE);
     check("DR7 has no upper half", trap_call(bad_dr7, 0) == VECTOR_GP);

@@ -42,7 +42,6 @@ DIFFERENCES = [
                'in loop-back OUT2 is cut off from the line; QEMU has no OUT2 gate, and interrupts once'),
     Difference('debug: DR7.GD guards the debug registers', TCG, 'WRONG', 'TCG knows no DR7.GD'),
     Difference('debug: and is off in the handler', TCG, 'WRONG', 'TCG knows no DR7.GD'),
-    Difference('debug: an I/O breakpoint', 'qemu bochs', 'WRONG', 'every port exits, and no exit looks at DR7 (docs/platform.md)'),
     Difference('gate: ring 3 may not INT through a DPL 0 gate', TCG, 'WRONG', "TCG's error code for an IDT entry is twice too large"),
     Difference('gate: a gate that is not present', TCG, 'WRONG', "TCG's error code for an IDT entry is twice too large"),
     Difference('gate: a gate of no known type', TCG, 'WRONG', "TCG's error code for an IDT entry is twice too large"),
