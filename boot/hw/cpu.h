@@ -121,6 +121,18 @@ static inline bh_word bh_xgetbv(void)
     return (bh_word)high << 32 | low;
 }
 
+static inline bh_word bh_rdpkru(void)
+{
+    unsigned int value;
+    __asm__ volatile("rdpkru" : "=a"(value) : "c"(0) : "rdx");
+    return value;
+}
+
+static inline void bh_wrpkru(bh_word value)
+{
+    __asm__ volatile("wrpkru" : : "a"((unsigned int)value), "c"(0), "d"(0) : "memory");
+}
+
 static inline void bh_clts(void) { __asm__ volatile("clts"); }
 static inline void bh_pause(void) { __asm__ volatile("pause"); }
 static inline void bh_halt(void) { for (;;) __asm__ volatile("cli; hlt"); }

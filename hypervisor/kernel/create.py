@@ -171,6 +171,7 @@ def reset_vcpu(vcpu):
     vcpu.event = R0
     vcpu.event_error = R0
     vcpu.xcr0 = r_uint(1)
+    vcpu.pkru = R0
     vcpu.dr0 = R0
     vcpu.dr1 = R0
     vcpu.dr2 = R0

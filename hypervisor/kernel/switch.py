@@ -7,12 +7,13 @@ the kernel run, and the kernel is compiled without FPU instructions.
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
-from hypervisor.spec.cpu import CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, CR4_OSXMMEXCPT
+from hypervisor.spec.cpu import CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, CR4_OSXMMEXCPT, CR4_PKE
 
 R0 = r_uint(0)
 XCR0_OFFERED = r_uint(7)                # x87, SSE, AVX
 XCR0_X87 = r_uint(1)
 LEAF1_ECX_XSAVE = r_uint(1 << 26)
+LEAF7_ECX_PKU = r_uint(1 << 3)
 FPU_BYTES = 832                         # x87 and SSE 512, header 64, AVX 256
 
 
@@ -23,6 +24,8 @@ class Switcher(object):
         self.owner = None
         self.vendor = None
         self.xcr0 = R0                  # components that the kernel saves; 0: the processor has no XSAVE
+        self.pku = False                # the processor has PKRU: no guest is offered it, but under SVM one may set CR4.PKE
+        self.cr4 = R0                   # what the exchange needs, and nothing else may have
 
     def open(self, vendor):
         """Once per core: make the state instructions usable, and close them to ring 3."""
@@ -31,6 +34,10 @@ class Switcher(object):
         cpu.write_cr4(cpu.read_cr4() | r_uint(CR4_OSFXSR | CR4_OSXMMEXCPT))
         if cpu.cpuid(r_uint(1), R0, r_uint(2)) & LEAF1_ECX_XSAVE != R0:
             self.xcr0 = cpu.cpuid(r_uint(0xd), R0, R0) & XCR0_OFFERED
+            self.cr4 = r_uint(CR4_OSXSAVE)
+        if cpu.cpuid(r_uint(7), R0, r_uint(2)) & LEAF7_ECX_PKU != R0:
+            self.pku = True
+            self.cr4 |= r_uint(CR4_PKE)
         cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
 
     def claim(self, vcpu):
@@ -47,13 +54,13 @@ class Switcher(object):
         cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
 
     def _open_xsave(self):
-        """CR4.OSXSAVE is set only here: in ring 3 XGETBV would tell what a guest has in XCR0."""
-        if self.xcr0 != R0:
-            cpu.write_cr4(cpu.read_cr4() | r_uint(CR4_OSXSAVE))
+        """CR4.OSXSAVE and PKE are set only here: in ring 3 XGETBV and RDPKRU would tell what a guest has in XCR0 and PKRU."""
+        if self.cr4 != R0:
+            cpu.write_cr4(cpu.read_cr4() | self.cr4)
 
     def _close_xsave(self):
-        if self.xcr0 != R0:
-            cpu.write_cr4(cpu.read_cr4() & ~r_uint(CR4_OSXSAVE))
+        if self.cr4 != R0:
+            cpu.write_cr4(cpu.read_cr4() & ~self.cr4)
 
     def set_xcr0(self, vcpu, value):
         """The guest whose state is live has executed XSETBV; the value is one that it may have."""
@@ -76,6 +83,8 @@ class Switcher(object):
             cpu.xsave(vcpu.fpu, self.xcr0)
         else:
             cpu.fxsave(vcpu.fpu)
+        if self.pku:
+            vcpu.pkru = cpu.rdpkru()
         vcpu.dr0 = cpu.read_dr0()
         vcpu.dr1 = cpu.read_dr1()
         vcpu.dr2 = cpu.read_dr2()
@@ -89,6 +98,8 @@ class Switcher(object):
             cpu.xsetbv(vcpu.xcr0)
         else:
             cpu.fxrstor(vcpu.fpu)
+        if self.pku:
+            cpu.wrpkru(vcpu.pkru)
         cpu.write_dr0(vcpu.dr0)
         cpu.write_dr1(vcpu.dr1)
         cpu.write_dr2(vcpu.dr2)

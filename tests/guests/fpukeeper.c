@@ -28,7 +28,7 @@ static void wrong(const char *name, u64 found, u64 wanted)
 }
 
 /* Registers that are one number. */
-enum kind { MSR, CR2, CR8, DR0, DR1, DR2, DR3, DR6, DR7, XCR0 };
+enum kind { MSR, CR2, CR8, DR0, DR1, DR2, DR3, DR6, DR7, XCR0, PKRU };
 #define CANONICAL 0x00007fffffffffffull
 
 static struct plain {
@@ -61,6 +61,7 @@ static struct plain {
     { "DR6", DR6, 0, 15, 0xffff0ff0, 0, 0 },
     { "DR7", DR7, 0, 0x11110000, 0x400, 0, 0 },        /* nothing enabled; R/W 00 or 01, LEN 00 */
     { "XCR0", XCR0, 0, 0, 0, 0, 0 },
+    { "PKRU", PKRU, 0, 0xfffffffc, 0, 0, 0 },          /* key 0 is our own pages' */
 };
 enum { PLAIN = sizeof plain / sizeof plain[0], CPUID_RDTSCP = 1 << 27, MSR_TSC_AUX = 0xc0000103 };
 
@@ -77,6 +78,7 @@ static u64 read_plain(const struct plain *p)
     case DR6: return read_dr6();
     case DR7: return read_dr7();
     case XCR0: return xgetbv(0);
+    case PKRU: return rdpkru();
     }
     return 0;
 }
@@ -94,6 +96,7 @@ static void write_plain(const struct plain *p, u64 value)
     case DR6: write_dr6(value); break;
     case DR7: write_dr7(value); break;
     case XCR0: xsetbv(0, value); break;
+    case PKRU: wrpkru(value); break;
     }
 }
 
@@ -102,6 +105,8 @@ static int is_absent(const struct plain *p)
     u64 value;
     if (p->kind == XCR0)
         return !components;
+    if (p->kind == PKRU)
+        return !pkru_enable();
     if (p->kind != MSR)
         return 0;
     if (p->msr == MSR_TSC_AUX && !(cpuid(0x80000001, 0).edx & CPUID_RDTSCP))

@@ -47,6 +47,12 @@ static void look_at_control_registers(void)
     expect("dr", 7, read_dr7(), 0x400);
 }
 
+static void look_at_protection_keys(void)
+{
+    if (pkru_enable())
+        expect("pkru", 0, rdpkru(), 0);
+}
+
 static const struct { u32 msr; const char *name; u64 initial; } msrs[] = {
     { 0x174, "SYSENTER_CS", 0 }, { 0x175, "SYSENTER_ESP", 0 }, { 0x176, "SYSENTER_EIP", 0 },
     { 0x1d9, "DEBUGCTL", 0 }, { 0x277, "PAT", 0x0007040600070406 },
@@ -96,6 +102,8 @@ static void make_dirty(void)
     write_cr2(0x5ec7e7);
     wrmsr(0xc0000102, 0x5ec7e7);
     entry_high[3] = 0x5ec7e7;
+    if (pkru_enable())
+        wrpkru(0x5ec7e0);
 }
 
 int main(void)
@@ -106,6 +114,7 @@ int main(void)
     look_at_control_registers();
     look_at_msrs();
     look_at_fpu();
+    look_at_protection_keys();
     print("stale: %u registers hold something\n", found);
     return found ? 1 : 0;
 }

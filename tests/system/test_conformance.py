@@ -48,7 +48,7 @@ DIFFERENCES = [
     Difference('nx: a reserved bit without EFER.NXE', TCG, 'WRONG', "TCG's error code has no P beside RSVD"),
     Difference('reserved: *', TCG, 'WRONG', "TCG's error code has no P beside RSVD"),
     Difference('1-gib: reserved bits', TCG, 'WRONG', "TCG's error code has no P beside RSVD"),
-    Difference('pku: keys', 'qemu bochs', 'not offered', 'Bulkhead does not exchange PKRU (docs/platform.md)'),
+    Difference('pku: keys', 'qemu bochs', 'not offered', 'Bulkhead does not offer them (docs/platform.md)'),
     Difference('smap: *', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     Difference('cr0: an upper half', TCG, 'WRONG', 'TCG drops it'),
     Difference('cr8: four bits', TCG, 'WRONG', 'TCG takes any'),

@@ -1,4 +1,5 @@
 #include "fpu.h"
+#include "trap.h"
 
 enum { CPUID_XSAVE = 1 << 26 };            /* leaf 1, ECX */
 
@@ -18,6 +19,9 @@ u64 fpu_enable(void)
     xsetbv(0, supported());
     return supported();
 }
+
+static void set_pke(void *unused __attribute__((unused))) { write_cr4(read_cr4() | 1 << 22); }
+int pkru_enable(void) { return trap_call(set_pke, 0) == NO_TRAP; }
 
 void fpu_save(u8 *area, u64 components)
 {

@@ -24,6 +24,18 @@ static inline u64 xgetbv(u32 xcr)
     return (u64)high << 32 | low;
 }
 
+/* Needs CR4.PKE: 1 when it could be set. A processor may have it though CPUID hides it. */
+int pkru_enable(void);
+
+static inline u32 rdpkru(void)
+{
+    u32 value;
+    asm volatile("rdpkru" : "=a"(value) : "c"(0) : "rdx");
+    return value;
+}
+
+static inline void wrpkru(u32 value) { asm volatile("wrpkru" :: "a"(value), "c"(0), "d"(0) : "memory"); }
+
 static inline void xsetbv(u32 xcr, u64 value)
 {
     asm volatile("xsetbv" :: "c"(xcr), "a"((u32)value), "d"((u32)(value >> 32)));

@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from hypervisor.hw import cpu as hw_cpu
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.switch import switcher
-from hypervisor.spec import call, ending, svm
+from hypervisor.spec import call, ending, refusal, svm
 from tests.unit.kernel import audit
 from tests.unit.kernel.vm import SLOT, make_vm, run_guest_once
 
@@ -121,6 +121,39 @@ def test_state_is_kept_before_the_next_is_loaded(fresh, monkeypatch):
     assert fpu.log == [('vendor', 0), ('load', int(first.fpu)), ('save', int(first.fpu)), ('vendor', 0), ('load', int(second.fpu))]
     assert told == [(None, first), (first, second)]
     del switcher.vendor.__dict__['switch']
+
+
+def two_vms_on_a_processor_with_keys(box):
+    for number in (1, 2):
+        make_vm(box, number, vcpus=1)
+        assert box.kernel_call(number, RUN, VCPU, 0) is None
+
+
+def test_protection_keys_are_exchanged(make_machine, monkeypatch):
+    """No guest is offered them, but SVM lets each set CR4.PKE."""
+    box = make_machine(leaves={7: (0, 1 << 0 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 3, 0)})
+    assert box.boot() == refusal.NONE
+    two_vms_on_a_processor_with_keys(box)
+    registers, seen = box.cpu.register, []
+
+    def usable(function):
+        def checked(*arguments):
+            assert registers.get('cr4', 0) & 1 << 22, 'RDPKRU and WRPKRU with CR4.PKE clear are faults'
+            return function(*arguments)
+        return checked
+    for name in ('rdpkru', 'wrpkru'):
+        monkeypatch.setattr(hw_cpu, name, usable(getattr(hw_cpu, name)))
+
+    def runs(value):
+        def guest(machine, area, block):
+            seen.append(registers.get('pkru', 0))
+            registers['pkru'] = value
+            block.exit(svm.EXIT_INTR)
+        return guest
+    for number, value in ((1, 0x11), (2, 0x22), (1, 0x33), (2, 0x44)):
+        run_guest_once(box, number, runs(value))
+        assert not registers.get('cr4', 0) & 1 << 22
+    assert seen == [0, 0, 0x11, 0x22]
 
 
 def test_state_of_a_vcpu_that_is_gone_is_dropped(fresh, monkeypatch):
