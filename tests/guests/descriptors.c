@@ -13,7 +13,7 @@
 
 enum { TEST = 0x48, LOCAL = 0x58, SECOND = 0x68, OUTSIDE = 0x100, STACK = 1024,
        S = 0x10, CODE = 8, CONFORMING = 4, READABLE = 2, WRITABLE = 2, DOWN = 4, PRESENT = 0x80, A = 1,
-       LDT = 2, TSS_FREE = 9, TSS_BUSY = 11, CALL_GATE = 12,
+       TSS_FREE_16 = 1, LDT = 2, TSS_FREE = 9, TSS_BUSY = 11, CALL_GATE = 12,
        G = 8, B = 4, L = 2,                     /* a descriptor's flags, as one number */
        MSR_FS_BASE = 0xc0000100, MSR_GS_BASE = 0xc0000101, MSR_KERNEL_GS_BASE = 0xc0000102,
        CR4_UMIP = 1 << 11, CR4_FSGSBASE = 1 << 16, CALL_BY_INT = 0x40 };
@@ -78,22 +78,26 @@ static int visible(u32 access, u32 cpl, u32 rpl)
     return (access & (S | CODE | CONFORMING)) == (S | CODE | CONFORMING) || dpl_of(access) >= max(cpl, rpl);
 }
 static int is_one_of(u32 type, u32 types) { return types >> type & 1; }
-enum { HAVE_LIMIT = 1 << LDT | 1 << TSS_FREE | 1 << TSS_BUSY, HAVE_RIGHTS = HAVE_LIMIT | 1 << CALL_GATE };
+/* By type: those that long mode knows; the others that protected mode knows too. */
+enum { LEGACY = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5, HAVE_LIMIT = 1 << LDT | 1 << TSS_FREE | 1 << TSS_BUSY, HAVE_RIGHTS = HAVE_LIMIT | 1 << CALL_GATE };
 
 static void queries(void)
 {
-    static const char *const names[2][6] = {
-        { "LAR of code and data", "LSL of code and data", "LAR of system types", "LSL of system types", "VERR", "VERW" },
+    enum { SEGMENTS_LAR, SEGMENTS_LSL, SYSTEM_LAR, SYSTEM_LSL, LEGACY_TYPES, VERR, VERW, ALL };
+    static const char *const names[2][ALL] = {
+        { "LAR of code and data", "LSL of code and data", "LAR of system types", "LSL of system types",
+          "system types that long mode does not have", "VERR", "VERW" },
         { "LAR of code and data, from ring 3", "LSL of code and data, from ring 3", "LAR of system types, from ring 3",
-          "LSL of system types, from ring 3", "VERR, from ring 3", "VERW, from ring 3" } };
+          "LSL of system types, from ring 3", "system types that long mode does not have, from ring 3", "VERR, from ring 3", "VERW, from ring 3" } };
     report_part("query");
     for (u32 cpl = 0; cpl <= 3; cpl += 3)
-        for (u32 which = 0; which < 6; which++) {
+        for (u32 which = 0; which < ALL; which++) {
             begin();
             for (u32 access = 0; access < 256; access++)
                 for (u32 rpl = 0; rpl < 4; rpl++) {
                     u32 type = access & 15, s = access & S, selector = TEST | rpl;
-                    if (which < 4 && (which < 2) != !!s)
+                    u32 kind = s ? SEGMENTS_LAR : is_one_of(type, LEGACY) ? LEGACY_TYPES : SYSTEM_LAR;
+                    if (which < VERR && (which == LEGACY_TYPES ? kind != which : (which & ~1u) != kind))
                         continue;
                     test[0] = descriptor(0x12345678, 0xabcde, access, G | B | 1);
                     test[1] = 0;
@@ -102,12 +106,12 @@ static void queries(void)
                     int rights = sees && (s || is_one_of(type, HAVE_RIGHTS)), limit = sees && (s || is_one_of(type, HAVE_LIMIT));
                     int readable = sees && s && (!(access & CODE) || access & READABLE);
                     int writable = sees && s && !(access & CODE) && access & WRITABLE;
-                    if (which == 0 || which == 2)
+                    if (which == SEGMENTS_LAR || which == SYSTEM_LAR || which == LEGACY_TYPES)
                         expect(ended && lar_ok == rights && (rights ? (lar_value & 0xf0ff00) == (0xd00000 | access << 8) : lar_value == ~0u), access, selector);
-                    else if (which == 1 || which == 3)
+                    else if (which == SEGMENTS_LSL || which == SYSTEM_LSL)
                         expect(ended && lsl_ok == limit && lsl_value == (limit ? 0xabcdefff : ~0u), access, selector);
                     else if (access & PRESENT)
-                        expect(ended && (which == 4 ? verr_ok == readable : verw_ok == !!writable), access, selector);
+                        expect(ended && (which == VERR ? verr_ok == readable : verw_ok == !!writable), access, selector);
                 }
             swept(names[!!cpl][which]);
         }
@@ -364,6 +368,8 @@ static void sweep_system(const char *what, void (*how)(void *), u32 good)
 {
     begin();
     for (u32 access = 0; access < 256; access++) {
+        if ((access & 0x1f) == TSS_FREE_16)
+            continue;
         test[0] = descriptor((word)&tss, sizeof tss - 1, access, 0);
         test[1] = 0;
         int wanted = (access & 0x1f) != good ? VECTOR_GP : access & PRESENT ? NO_TRAP : VECTOR_NP, vector = trap_call(how, (void *)(word)TEST);
@@ -380,6 +386,8 @@ static void system_segments(void)
     u64 whole;
     report_part("system");
     sweep_system("LTR takes a TSS that is free, and makes it busy", ltr, TSS_FREE);
+    check("LTR of a TSS of 16 bits", (test[0] = descriptor((word)&tss, sizeof tss - 1, PRESENT | TSS_FREE_16, 0), raises(ltr, TEST, VECTOR_GP, TEST)));
+    good_task();
     test[0] = descriptor((word)&tss, sizeof tss - 1, PRESENT | TSS_FREE, 0);
     test[1] = 1ull << 40;
     check("the second half has no type", raises(ltr, TEST, VECTOR_GP, TEST));
@@ -402,7 +410,7 @@ static void system_segments(void)
     lldt((void *)(word)LOCAL);
     asm volatile("mov $-1, %0; sldt %0" : "=r"(whole));
     check("SLDT", whole == LOCAL);
-    local[0] = local[1] = descriptor(0, FLAT, PRESENT | S | WRITABLE, G | B);
+    local[0] = local[1] = local[2] = descriptor(0, FLAT, PRESENT | S | WRITABLE, G | B);
     place = 4;
     check("the LDT's first descriptor can be used", at(0, load_ds) == VECTOR_OF && (local[0] >> 40 & A));
     place = 4 | 8;
