@@ -1,6 +1,7 @@
 """No register of one vCPU is ever visible in another: what stays live in the processor is exchanged, whole and in the right order."""
 import pytest
 from hypothesis import given, settings, strategies as st
+from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu as hw_cpu
 from hypervisor.kernel.compartment import compartments
@@ -188,6 +189,7 @@ def test_vcpu_made_again_begins_anew(fresh, monkeypatch):
         block.exit(svm.EXIT_INTR)
     run_guest_once(box, 1, leaves)
     run_guest_once(box, 2, lambda machine, registers, block: block.exit(svm.EXIT_INTR))     # the first one's state is in memory now
+    compartments[1].vcpus[0].pkru = r_uint(0x5ec3e7)
     box.kernel_call(0, call.STOP, SLOT, ending.DESTROYED, 0)
     assert box.kernel_call(0, call.TAKE, SLOT, call.SLOT_RAM, call.SLOT_MEMORY) == (0, 0)
     assert box.kernel_call(0, call.STOP, SLOT, 0, 0) == (0, 0)
@@ -201,6 +203,7 @@ def test_vcpu_made_again_begins_anew(fresh, monkeypatch):
         seen.append((fpu.value, box.cpu.register['dr0'], block.get('TLB_CONTROL') & 0xff))
         block.exit(svm.EXIT_INTR)
     run_guest_once(box, 1, newcomer)
+    assert compartments[1].vcpus[0].pkru == 0
     assert seen == [dict.fromkeys(('RAX', 'RBX', 'R15'), 0), ('reset', 0, svm.TLB_FLUSH_ALL)]
 
 

@@ -107,7 +107,7 @@ def test_error_code_is_on_the_new_stack():
 def test_first_thing_that_cannot_be_loaded_is_the_new_tasks_fault():
     for changes, fault in [
             ({'CS': DATA}, (cpu.VECTOR_TS, DATA)), ({'CS': 0}, (cpu.VECTOR_TS, 0)), ({'CS': CODE | 3}, (cpu.VECTOR_TS, CODE)), ({'SS': 0}, (cpu.VECTOR_TS, 0)),
-            ({'SS': CODE}, (cpu.VECTOR_TS, CODE)), ({'SS': USER_DATA}, (cpu.VECTOR_TS, USER_DATA & ~3)), ({'DS': 0x100}, (cpu.VECTOR_TS, 0x100)),
+            ({'SS': CODE}, (cpu.VECTOR_TS, CODE)), ({'SS': DATA | 1}, (cpu.VECTOR_TS, DATA)), ({'SS': USER_DATA}, (cpu.VECTOR_TS, USER_DATA & ~3)), ({'DS': 0x100}, (cpu.VECTOR_TS, 0x100)),
             ({'ES': OLD_TSS}, (cpu.VECTOR_TS, OLD_TSS)), ({'LDTR': DATA}, (cpu.VECTOR_TS, DATA)), ({'LDTR': 4 | LDTR}, (cpu.VECTOR_TS, 4 | LDTR)),
             ({'FS': 4}, (cpu.VECTOR_TS, 4)), ({'CS': USER_CODE, 'SS': USER_DATA}, (cpu.VECTOR_TS, DATA)), ({'CS': DATA, 'LDTR': 0x100}, (cpu.VECTOR_TS, 0x100))]:
         tasks = Tasks()

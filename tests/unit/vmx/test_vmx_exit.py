@@ -106,6 +106,18 @@ def test_msr(core, vcpu):
     assert (vcpu.exit_kind, vcpu.exit_selector, vcpu.exit_value) == (kinds.MSR_WRITE, bits.MSR_PAT, 0x2222222211111111)
 
 
+def test_io_breakpoints_are_pending_behind_the_access(core, vcpu):
+    cpu.fake.register.update(dr0=0x60, dr1=0x3f8)
+    fields = core.fields(vcpu)
+    for dr7, hits in ((0x400, 0), (0x00220405, 2), (0x00220401, 0)):
+        fields.update({vmx.GUEST_DR7: dr7, vmx.GUEST_CR4: 8})
+        core.exit(vcpu, vmx.REASON_IO, EXIT_QUALIFICATION=0x3f8 << 16)
+        assert vcpu.port_hits == hits
+    fields[vmx.GUEST_PENDING_DEBUG] = vmx.PENDING_DEBUG_BS
+    core.vendor.break_behind(vcpu, r_uint(2))
+    assert fields[vmx.GUEST_PENDING_DEBUG] == vmx.PENDING_DEBUG_BS | 1 << 12 | 2
+
+
 @pytest.mark.parametrize('access', range(1, 8))
 def test_ept_violation(core, vcpu, access):
     core.exit(vcpu, vmx.REASON_EPT_VIOLATION, EXIT_QUALIFICATION=access | 0x180, GUEST_PHYSICAL_ADDRESS=0xfee00020,
