@@ -211,21 +211,9 @@ def rip_rule(vcpu):
 
 def write(vcpu, groups):
     """Fill the groups' fields in the vCPU page."""
-    page = vcpu.page
-    vendor = switcher.vendor
     if groups & r_uint(GROUP_GPR) != R0:
+        page = vcpu.page
+        area = vcpu.area
         for register, offset in GPRS:
-            memory.store64(page + offset, vcpu.gpr(register))
-        memory.store64(page + STATE['RSP'], vendor.get(vcpu, fields.RSP))
-    if groups & r_uint(GROUP_FLOW) != R0:
-        for field, offset in FLOW:
-            memory.store64(page + offset, vendor.get(vcpu, field))
-    if groups & r_uint(GROUP_CONTROL) != R0:
-        for field, offset in CONTROL:
-            memory.store64(page + offset, vendor.get(vcpu, field))
-    if groups & r_uint(GROUP_SEGMENT) != R0:
-        for field, offset in SEGMENT:
-            memory.store64(page + offset, vendor.get(vcpu, field))
-    if groups & r_uint(GROUP_TABLE) != R0:
-        for field, offset in TABLE:
-            memory.store64(page + offset, vendor.get(vcpu, field))
+            memory.store64(page + offset, memory.load64(area + register))
+    switcher.vendor.write_state(vcpu, groups)

@@ -35,6 +35,18 @@ for _segment, _offset in svm.SEGMENTS:
         WIDTHS[_segment + '_' + _part] = (_offset + _at, _width)
 OFFSETS = [WIDTHS[name][0] for name in fields.FIELDS]
 SIZES = [WIDTHS[name][1] for name in fields.FIELDS]
+EIGHT, FOUR, TWO, RIGHTS, EXTENDED = range(5)       # how a field is read: so many bytes; attributes; EFER
+
+
+def _how(name):
+    if name == 'EFER':
+        return EXTENDED
+    return RIGHTS if name.endswith('_ATTRIBUTES') else {8: EIGHT, 4: FOUR, 2: TWO}[WIDTHS[name][1]]
+
+
+WRITERS = unrolling_iterable([
+    (r_uint(_group), unrolling_iterable([(_offset, WIDTHS[fields.FIELDS[_field]][0], _how(fields.FIELDS[_field])) for _field, _offset in _places]))
+    for _group, _places in fields.GROUPED])
 IS_ATTRIBUTES = [name.endswith('_ATTRIBUTES') for name in fields.FIELDS]
 
 # Exit code -> kind, and -> length of the plain instruction, for codes below 0x90
@@ -275,9 +287,26 @@ class Svm(Vendor):
         if size == 4:
             return memory.load32(at)
         value = memory.load16(at)
-        if IS_ATTRIBUTES[field] and value & r_uint(0x80) == R0:
-            value |= r_uint(UNUSABLE)
+        if IS_ATTRIBUTES[field]:
+            value = attributes(value)
         return value
+
+    def write_state(self, vcpu, groups):
+        vmcb = vcpu.control
+        page = vcpu.page
+        for group, field_places in WRITERS:
+            if groups & group != R0:
+                for offset, at, how in field_places:
+                    if how == EIGHT:
+                        memory.store64(page + offset, memory.load64(vmcb + at))
+                    elif how == FOUR:
+                        memory.store64(page + offset, memory.load32(vmcb + at))
+                    elif how == TWO:
+                        memory.store64(page + offset, memory.load16(vmcb + at))
+                    elif how == RIGHTS:
+                        memory.store64(page + offset, attributes(memory.load16(vmcb + at)))
+                    else:
+                        memory.store64(page + offset, memory.load64(vmcb + at) & ~SVME)
 
     def rip(self, vcpu):
         return memory.load64(vcpu.control + VMCB['RIP'])
@@ -419,6 +448,13 @@ class Svm(Vendor):
         """VMSAVE and VMLOAD exchange all registers at every run. The vCPUs of a VM share an ASID, so one does not keep another's translations."""
         if new.compartment.vcpu_count > 1:
             new.flush = True
+
+
+def attributes(value):
+    """Of the VMCB as the vCPU page's ATTRIBUTES: a segment that is not present cannot be used."""
+    if value & r_uint(0x80) == R0:
+        value |= r_uint(UNUSABLE)
+    return value
 
 
 def fill_with_ones(hva, pages):

@@ -63,6 +63,9 @@ class Vendor(object):
         """A state field (hypervisor/spec/state.py), as in the vCPU page. Unsigned."""
         return R0
 
+    def write_state(self, vcpu, groups):
+        """Write the state fields of these groups to the vCPU page, as get(vcpu, field) gives them."""
+
     def rip(self, vcpu):
         """As get(vcpu, RIP), for the exits that hand it on."""
         return R0

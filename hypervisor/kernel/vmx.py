@@ -3,6 +3,7 @@
 vmx_setup.py turns VMX on and makes a VMCS, vmx_exit.py decodes exits, vmx_check.py says which rule a refused entry breaks.
 """
 from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
@@ -32,6 +33,10 @@ ENCODINGS = [getattr(vmx, 'GUEST_' + name, 0) for name in fields.FIELDS]
 assert [name for name, encoding in zip(fields.FIELDS, ENCODINGS) if not encoding] == ['CR2']
 PLAIN, RIGHTS, SPECIAL = 0, 1, 2
 HOW = [SPECIAL if name in ('CR0', 'CR2', 'CR4', 'EFER') else RIGHTS if name.endswith('_ATTRIBUTES') else PLAIN for name in fields.FIELDS]
+
+WRITERS = unrolling_iterable([
+    (r_uint(_group), unrolling_iterable([(_offset, _field, ENCODINGS[_field], HOW[_field]) for _field, _offset in _places]))
+    for _group, _places in fields.GROUPED])
 
 
 class Vmx(Vendor):
@@ -125,6 +130,19 @@ class Vmx(Vendor):
         if field == fields.EFER:
             return hw.vmread(r_uint(vmx.GUEST_EFER))
         return memory.load64(vcpu.area + CR2)
+
+    def write_state(self, vcpu, groups):
+        self.make_current(vcpu)
+        page = vcpu.page
+        for group, field_places in WRITERS:
+            if groups & group != R0:
+                for offset, field, encoding, how in field_places:
+                    if how == PLAIN:
+                        memory.store64(page + offset, hw.vmread(r_uint(encoding)))
+                    elif how == RIGHTS:
+                        memory.store64(page + offset, attributes(hw.vmread(r_uint(encoding))))
+                    else:
+                        memory.store64(page + offset, self.get(vcpu, field))
 
     def rip(self, vcpu):
         self.make_current(vcpu)

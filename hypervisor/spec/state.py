@@ -3,9 +3,13 @@
 FIELDS is the order of the vCPU page's state part without the general registers other than RSP; those lie in the
 register area.
 """
-from hypervisor.spec.vcpu import GROUP_FIELDS, GROUP_GPR
+from hypervisor.spec.vcpu import GROUP_FIELDS, GROUP_GPR, STATE
 
 FIELDS = ['RSP'] + [name for group, names in GROUP_FIELDS if group != GROUP_GPR for name in names]
 COUNT = len(FIELDS)
 for _index, _name in enumerate(FIELDS):
     globals()[_name] = _index
+
+# Per group: [(field, offset in the vCPU page)], for what writes whole groups. RSP belongs to the general registers.
+GROUPED = [(GROUP_GPR, [(0, STATE['RSP'])])] + [(group, [(FIELDS.index(name), STATE[name]) for name in names])
+                                                for group, names in GROUP_FIELDS if group != GROUP_GPR]

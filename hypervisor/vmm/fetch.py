@@ -43,6 +43,15 @@ class Fetcher(object):
                 return FAULT
         if not operand.in_ram():
             return NO_CODE
-        for n in range(count):
-            self.code.add(intmask(operand.load_byte(n)))
+        if operand.first_count == MOST_BYTES:
+            self._add_word(operand.load_word(0), 8)
+            self._add_word(operand.load_word(MOST_BYTES - 8) >> 8, MOST_BYTES - 8)      # the two overlap by a byte
+        else:
+            for n in range(count):
+                self.code.add(intmask(operand.load_byte(n)))
         return OK
+
+    def _add_word(self, word, count):
+        for _ in range(count):
+            self.code.add(intmask(word))
+            word >>= 8

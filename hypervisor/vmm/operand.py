@@ -126,6 +126,10 @@ class Operand(object):
             value |= self.load_byte(n) << (8 * n)
         return value
 
+    def load_word(self, n):
+        """Eight bytes from byte n on, all of which are memory and in one page."""
+        return self.ram.load64(self.first + r_uint(n))
+
     def load_byte(self, n):
         gpa = self._gpa(n)
         return self.ram.load8(gpa) if self.ram.holds(gpa, ONE) else r_uint(0xff)
