@@ -61,7 +61,7 @@ test-tools: build   ## test the bulkhead command and the build's own steps
 	@$(pytest3) -n 2 $(call some-tests,tests/tools)
 
 test-system: build  ## boot whole boxes on QEMU and Bochs, hostile guests and VMMs among them
-	@$(pytest3) -n 2 --dist loadgroup $(call some-tests,tests/system tests/hostile)
+	@$(pytest3) -n 2 $(call some-tests,tests/system tests/hostile)
 
 test-all:       ## run all tests, and the long matrix of real guests
 	@failed=; \

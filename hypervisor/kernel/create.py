@@ -166,6 +166,7 @@ def reset_vcpu(vcpu):
     vcpu.nmi_blocked = False
     vcpu.stepping = 0
     vcpu.apic.reset(vcpu.index)
+    vcpu.apic.tsc_offset = R0
     vcpu.flush = True
     vcpu.ticks = R0
     vcpu.event = R0

@@ -30,6 +30,7 @@ class Lapic(object):
         self.lvt = [MASKED] * len(LVTS)
         self.identity = 0
         self.base = R0
+        self.tsc_offset = R0            # the guest's TSC is the processor's plus this
         self.reset(0)
 
     def reset(self, identity):
@@ -244,13 +245,19 @@ class Lapic(object):
             self.request(intmask(self.lvt[TIMER] & r_uint(0xff)), False)
 
     def write_deadline(self, value):
-        """IA32_TSC_DEADLINE; ignored in the other modes."""
-        if self.timer_mode() == spec.LVT_MODE_DEADLINE:
-            self.deadline = value
+        """IA32_TSC_DEADLINE, in the guest's TSC; ignored in the other modes. What lies beyond the processor's TSC never comes."""
+        if self.timer_mode() != spec.LVT_MODE_DEADLINE:
+            return
+        deadline = value - self.tsc_offset
+        if value == R0:
+            deadline = R0
+        elif deadline < value and self.tsc_offset != R0 or deadline == R0:
+            deadline = ~R0
+        self.deadline = deadline
 
     def read_deadline(self):
-        if self.timer_mode() == spec.LVT_MODE_DEADLINE:
-            return self.deadline
+        if self.timer_mode() == spec.LVT_MODE_DEADLINE and self.deadline != R0:
+            return self.deadline + self.tsc_offset
         return R0
 
     # Registers

@@ -14,7 +14,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import vcpu as page_layout
 from hypervisor.spec.context import AREA
 from hypervisor.spec.vcpu import (CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GPR, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW,
-                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUPS, GROUP_FIELDS, STATE)
+                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUPS, GROUP_FIELDS, STATE)
 
 R0 = r_uint(0)
 RIP = fields.RIP
@@ -34,7 +34,7 @@ SEGMENT_COUNT = 8
 SMALL_SEGMENTS = 4              # ES, CS, SS, DS: bases of 32 bits
 
 # (field, offset in the page) of the groups that are copied field by field
-FLOW, CONTROL, SEGMENT, TABLE = [unrolling_iterable([(getattr(fields, name), STATE[name]) for name in names])
+FLOW, CONTROL, SEGMENT, TABLE, TIME = [unrolling_iterable([(getattr(fields, name), STATE[name]) for name in names])
                                  for group, names in GROUP_FIELDS if group != GROUP_GPR]
 GPRS = unrolling_iterable([(AREA[name], STATE[name]) for name in GPR if name != 'RSP'])
 SEGMENT_AT = STATE['ES_SELECTOR']
@@ -115,6 +115,8 @@ def apply(vcpu, dirty):
         rule = apply_tables(vcpu, page)
         if rule != 0:
             return rule
+    if dirty & r_uint(GROUP_TIME) != R0:
+        apply_time(vcpu, page)
     if dirty & r_uint(GROUP_FLOW) != R0:
         rule = apply_flow(vcpu, page)
         if rule != 0:
@@ -185,6 +187,13 @@ def apply_tables(vcpu, page):
     vendor.set(vcpu, fields.IDTR_LIMIT, idt_limit)
     vendor.set(vcpu, fields.IDTR_BASE, idt_base)
     return 0
+
+
+def apply_time(vcpu, page):
+    """Any offset will do. The guest's TSC deadlines count as its TSC does."""
+    offset = memory.load64(page + STATE['TSC_OFFSET'])
+    switcher.vendor.set(vcpu, fields.TSC_OFFSET, offset)
+    vcpu.apic.tsc_offset = offset
 
 
 def apply_flow(vcpu, page):

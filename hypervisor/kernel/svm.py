@@ -29,7 +29,7 @@ PRIVILEGED = ['INVLPGA', 'VMRUN', 'VMLOAD', 'VMSAVE', 'STGI', 'CLGI', 'SKINIT', 
               'RDPMC']
 
 # What each state field is in the VMCB: (offset, bytes)
-WIDTHS = dict((name, (offset, width)) for name, offset, width in svm.SAVE)
+WIDTHS = dict((name, (offset, width)) for name, offset, width in svm.SAVE + svm.CONTROL)
 for _segment, _offset in svm.SEGMENTS:
     for _part, (_at, _width) in svm.SEGMENT_PARTS.items():
         WIDTHS[_segment + '_' + _part] = (_offset + _at, _width)

@@ -29,7 +29,7 @@ CR0_CD, CR0_NW, CR0_PE, CR0_PG = [r_uint(bit) for bit in (bits.CR0_CD, bits.CR0_
 EFER_LMA, EFER_LME = r_uint(bits.EFER_LMA), r_uint(bits.EFER_LME)
 
 # The VMCS field of each state field; CR2 has none.
-ENCODINGS = [getattr(vmx, 'GUEST_' + name, 0) for name in fields.FIELDS]
+ENCODINGS = [getattr(vmx, 'GUEST_' + name, getattr(vmx, name, 0)) for name in fields.FIELDS]
 assert [name for name, encoding in zip(fields.FIELDS, ENCODINGS) if not encoding] == ['CR2']
 PLAIN, RIGHTS, SPECIAL = 0, 1, 2
 HOW = [SPECIAL if name in ('CR0', 'CR2', 'CR4', 'EFER') else RIGHTS if name.endswith('_ATTRIBUTES') else PLAIN for name in fields.FIELDS]

@@ -56,7 +56,7 @@ for _code, _name, _sentence in TABLE:
     SENTENCES[_code] = _sentence
 
 MOST_BYTES = 1 << 20
-FLAGS_KNOWN = boot.FLAG_EXIT_PORT
+FLAGS_KNOWN = boot.FLAG_EXIT_PORT | boot.FLAG_HOST_TSC
 STRING_ROOM = layout.PAGE - boot.STRINGS
 UNUSED, PROGRAM, GUEST = 0, 1, 2        # what a boot module is used for
 MODULE_STEP = VM['MODULE_1'] - VM['MODULE_0']

@@ -28,6 +28,7 @@ assert VMM['END'] <= STRINGS
 
 # FLAGS of a VMM's boot page and of a VM record in the configuration blob.
 FLAG_EXIT_PORT = 1              # port 0xf4 ends the VM with the status written there
+FLAG_HOST_TSC = 2               # the guest's TSC is the machine's; otherwise it counts from the VM's start
 
 # IMAGE_KIND
 IMAGE_FLAT, IMAGE_MULTIBOOT = 1, 2

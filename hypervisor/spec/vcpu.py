@@ -45,7 +45,8 @@ GROUP_CONTROL = 4       # CR0, CR2, CR3, CR4, EFER
 GROUP_SEGMENT = 8       # the eight segments
 GROUP_TABLE = 16        # GDTR, IDTR
 GROUP_CPUID = 32        # the CPUID table; write only
-GROUPS = 63
+GROUP_TIME = 64         # TSC_OFFSET, which is added to what the guest reads of the TSC
+GROUPS = 127
 
 GROUP_FIELDS = [
     (GROUP_GPR, GPR),
@@ -53,6 +54,7 @@ GROUP_FIELDS = [
     (GROUP_CONTROL, ['CR0', 'CR2', 'CR3', 'CR4', 'EFER']),
     (GROUP_SEGMENT, [s + '_' + p for s in SEGMENTS for p in SEGMENT_PARTS]),
     (GROUP_TABLE, ['GDTR_LIMIT', 'GDTR_BASE', 'IDTR_LIMIT', 'IDTR_BASE']),
+    (GROUP_TIME, ['TSC_OFFSET']),
 ]
 STATE_FIELDS = [name for _, names in GROUP_FIELDS for name in names]
 STATE = offsets(STATE_FIELDS, 128)

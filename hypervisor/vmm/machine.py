@@ -37,6 +37,7 @@ class Machine(object):
         self.ram = Ram()
         self.vcpu = Vcpu()
         self.processors = 1             # vCPUs
+        self.tsc_offset = r_uint(0)
         self.cpuid = Cpuid()
         self.msrs = Msrs()
         self.paravirtual = Paravirtual(self.ram)
@@ -60,7 +61,9 @@ class Machine(object):
         self.msrs.set_platform(vendor, tsc_khz)
         now = task.rdtsc()
         unix = wall_time(now, tsc_khz)
-        self.paravirtual.set_clock(tsc_khz, now, unix)
+        if boot.number(spec.VMM['FLAGS']) & spec.FLAG_HOST_TSC == 0:
+            self.tsc_offset = r_uint(0) - now
+        self.paravirtual.set_clock(tsc_khz, now + self.tsc_offset, unix)
         self.processors = boot.number(spec.VMM['VCPUS'])
         self.cpuid.set_host(vendor, tsc_khz)
         self.cpuid.set_processors(self.processors)

@@ -27,7 +27,7 @@ machine = Machine()
 
 def task_main(argument):
     if start.begin(machine):
-        machine.vcpu.resume(state.ALL | spec.GROUP_CPUID)
+        machine.vcpu.resume(state.ALL | spec.GROUP_CPUID | spec.GROUP_TIME)
     elif machine.power.wish == power.RUN:
         return 1                # not reached: start.begin has ended the VM
     run(machine)

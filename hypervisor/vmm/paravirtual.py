@@ -39,7 +39,7 @@ class Paravirtual(object):
         self.system_time = [ZERO] * VCPUS_PER_VM       # of each vCPU
 
     def set_clock(self, tsc_khz, now, wall):
-        """tsc_khz: not 0. now: TSC, from which on the guest's system time counts. wall: Unix time at that moment, in seconds."""
+        """tsc_khz: not 0. now: the guest's TSC, from which on its system time counts. wall: Unix time at that moment, in seconds."""
         hz = tsc_khz * r_uint(1000)
         shift = 0
         while hz > NANOSECONDS * r_uint(2):

@@ -3,9 +3,10 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.lib import call
 from hypervisor.spec import boot as spec, ending, status
-from hypervisor.spec.vcpu import GROUP_CPUID
+from hypervisor.spec.vcpu import GROUP_CPUID, GROUP_TIME
 from hypervisor.spec.call import SLOT_GUEST_MODULE, SLOT_IMAGE, SLOT_SELF
 from hypervisor.vmm import boot, space
+from hypervisor.vmm.vcpu import STATE
 from hypervisor.vmm.load import refusal
 
 AT_ONCE = r_uint(1)             # a deadline that has passed
@@ -28,6 +29,9 @@ def begin(machine):
         return False
     for n in range(machine.processors):
         machine.cpuid.fill(n)
+        machine.vcpu.select(n)
+        machine.vcpu.set(STATE['TSC_OFFSET'], machine.tsc_offset)
+    machine.vcpu.select(0)
     return load(machine) and _start_others(machine)
 
 
@@ -36,7 +40,7 @@ def _start_others(machine):
     vcpu = machine.vcpu
     for n in range(1, machine.processors):
         vcpu.select(n)
-        vcpu.resume(GROUP_CPUID)
+        vcpu.resume(GROUP_CPUID | GROUP_TIME)
         if vcpu.run(AT_ONCE) != status.OK:
             give_up(NO_VCPU)
             return False

@@ -72,7 +72,7 @@ class Vcpu(object):
         return intmask(memory.load64(self.page + SIZE))
 
     def length(self):
-        return memory.load64(LENGTH)
+        return memory.load64(self.page + LENGTH)
 
     def flags(self):
         return intmask(memory.load64(self.page + FLAGS))

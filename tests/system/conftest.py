@@ -1,5 +1,10 @@
 """Each test that takes `machine` runs on both emulators: SVM on QEMU and VMX on Bochs. A missing one is a failure, not a skip."""
+import re
+
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+SHARED_BOOT = re.compile(r'test_linux\.py::(?!test_without_a_keyboard)\w+\[(\w+)\]$')
 
 
 @pytest.fixture(params=['qemu', 'bochs'])
@@ -10,3 +15,17 @@ def machine(request):
 def pytest_collection_modifyitems(items):
     """What takes longest begins first, so that nobody waits for it at the end."""
     items.sort(key=lambda item: 'test_linux' not in item.nodeid)
+
+
+class SharedBoots(LoadScopeScheduling):
+    """Tests of one boot go to one worker, all others wherever there is room."""
+
+    def _split_scope(self, nodeid):
+        shared = SHARED_BOOT.search(nodeid)
+        return 'linux-' + shared[1] if shared else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """xdist's own groups (--dist loadgroup) are none with pytest 9: its suffix on a node's id is not seen there."""
+    return SharedBoots(config, log)

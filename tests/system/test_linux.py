@@ -20,7 +20,7 @@ COMPLAINTS = ('BUG|Oops|[Uu]nexpected|[Ss]purious|Call Trace|[Uu]nstable|[Ss]kew
               '|APIC.*([Ee]rror|fail|broken)|ACPI.*([Ee]rror|Warning|Exception)|timer.*(broken|doesn.t)')
 
 
-@pytest.fixture(scope='module', params=[pytest.param(name, marks=pytest.mark.xdist_group('linux-' + name)) for name in SECONDS])
+@pytest.fixture(scope='module', params=list(SECONDS))        # conftest.py keeps the tests of each boot together
 def guests(request):
     with shells(request.param, SECONDS[request.param], ANSWER_SECONDS[request.param]) as both:
         yield both

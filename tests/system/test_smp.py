@@ -3,7 +3,8 @@ import pytest
 
 from bulkhead.facts import ROOT
 from tests.system.box import Box, load
-from tests.system.test_linux import COMPLAINTS, PORT, STARBOARD, Guests
+from tests.system.shells import PORT, STARBOARD, Guests
+from tests.system.test_linux import ANSWER_SECONDS, COMPLAINTS
 
 SECONDS = {'qemu': 240, 'bochs': 1800}
 VCPUS = {PORT: 2, STARBOARD: 4}
@@ -46,7 +47,7 @@ def check_two_guests(machine):
     with Box(two_guests(), machine, timeout=SECONDS[machine]) as box:
         for name in VCPUS:
             box.wait_for(r'^\[%s\] root@%s:/root# ' % (name, name))
-        guests = Guests(box)
+        guests = Guests(box, ANSWER_SECONDS[machine])
         for name, count in VCPUS.items():
             check_guest(guests, name, count)
         for name in VCPUS:

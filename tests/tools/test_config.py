@@ -61,10 +61,10 @@ def only_mistake(text, folder):
 
 def test_good_file_gives_what_it_says(folder):
     text = GOOD + 'command_line = "a=1 b"\nmodules = [{ image = "sector", command_line = "m" }]\n'
-    machine = check.load_text(text.replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\nrestarts = 3\ntime_limit = "2s"\nexit_port = true'), folder / 'box.toml')
+    machine = check.load_text(text.replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\nrestarts = 3\ntime_limit = "2s"\nexit_port = true\nhost_tsc = true'), folder / 'box.toml')
     vm, = machine.vms
     assert (machine.name, machine.memory, machine.cpus) == ('box', 64 << 20, 1)
-    assert (vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, vm.vmm) == ('one', 16 << 20, 4, 3, 2000, True, facts.VMM)
+    assert (vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, vm.vmm) == ('one', 16 << 20, 4, 3, 2000, True, True, facts.VMM)
     assert (vm.boot.kind, vm.boot.image, vm.boot.command_line) == ('multiboot', folder / 'guest', 'a=1 b')
     assert vm.boot.modules == ((folder / 'sector', 'm'),)
 

@@ -32,8 +32,8 @@ def test_blob_says_what_the_machine_says(made):
     names = [module.path for module in blob.boot_modules(made, Path('manager'))]
     assert len(decoded) == len(made.vms)
     for vm, read in zip(made.vms, decoded):
-        assert (read['name'], read['memory'], read['vcpus'], read['restarts'], read['time_limit'], read['exit_port']) == \
-            (vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port)
+        assert (read['name'], read['memory'], read['vcpus'], read['restarts'], read['time_limit'], read['exit_port'], read['host_tsc']) == \
+            (vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc)
         assert (read['kind'], read['load'], read['command_line']) == (vm.boot.kind, vm.boot.load, vm.boot.command_line)
         assert names[read['vmm']] == vm.vmm and names[read['image']] == vm.boot.image
         assert [(names[n], text) for n, text in read['modules']] == list(vm.boot.modules)

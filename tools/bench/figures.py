@@ -66,7 +66,7 @@ def _lines(path):
 
 def box_of(guests, memory=16):
     """A box of `guests` bench guests with `memory` MiB each, which stop being watched at their first row."""
-    vms = ''.join('[[vm]]\nname = "bench%d"\nmemory = "%dM"\nexit_port = true\n'
+    vms = ''.join('[[vm]]\nname = "bench%d"\nmemory = "%dM"\nexit_port = true\nhost_tsc = true\n'
                   'boot = {kind = "multiboot", image = "@guests/bench", command_line = "samples=1"}\n' % (n, memory)
                   for n in range(guests))
     return '[box]\nname = "figures"\nmemory = "192M"\n' + vms

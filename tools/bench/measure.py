@@ -71,6 +71,6 @@ def switches(left, back):
 
 
 def switch_box():
-    vms = ''.join('[[vm]]\nname = "%s"\nmemory = "16M"\nexit_port = true\n'
+    vms = ''.join('[[vm]]\nname = "%s"\nmemory = "16M"\nexit_port = true\nhost_tsc = true\n'
                   'boot = {kind = "multiboot", image = "@guests/bench", command_line = "switch=1 gaps=12"}\n' % name for name in PLAYERS)
     return '[box]\nname = "switch"\nmemory = "128M"\n' + vms

@@ -95,7 +95,7 @@ def hypercall_of(processor):
 
 
 def description():
-    return ('[box]\nname = "profile"\nmemory = "128M"\n[[vm]]\nname = "bench"\nmemory = "16M"\nexit_port = true\n'
+    return ('[box]\nname = "profile"\nmemory = "128M"\n[[vm]]\nname = "bench"\nmemory = "16M"\nexit_port = true\nhost_tsc = true\n'
             'boot = {kind = "multiboot", image = "@guests/bench", command_line = "samples=%d wait=%d"}\n' % (SAMPLES, WAIT))
 
 

@@ -81,7 +81,7 @@ def _record(vm, program, image, module, strings):
     put('VMM_MODULE', program)
     put('IMAGE_MODULE', image)
     put('IMAGE_KIND', KINDS[vm.boot.kind])
-    put('FLAGS', boot_facts.FLAG_EXIT_PORT if vm.exit_port else 0)
+    put('FLAGS', (boot_facts.FLAG_EXIT_PORT if vm.exit_port else 0) | (boot_facts.FLAG_HOST_TSC if vm.host_tsc else 0))
     put('RESTARTS', vm.restarts)
     put('TIME_LIMIT', vm.time_limit)
     put('COMMAND_LINE_STRING', strings.add(vm.boot.command_line))
@@ -133,6 +133,7 @@ def _decode_vm(blob, at):
         'image': get('IMAGE_MODULE'),
         'kind': KIND_NAMES.get(get('IMAGE_KIND'), '%d' % get('IMAGE_KIND')),
         'exit_port': bool(get('FLAGS') & boot_facts.FLAG_EXIT_PORT),
+        'host_tsc': bool(get('FLAGS') & boot_facts.FLAG_HOST_TSC),
         'restarts': get('RESTARTS'),
         'time_limit': get('TIME_LIMIT'),
         'command_line': string('COMMAND_LINE_STRING'),

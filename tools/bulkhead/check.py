@@ -32,6 +32,7 @@ class Vm:
     restarts: int
     time_limit: int                 # milliseconds, 0: none
     exit_port: bool
+    host_tsc: bool
     vmm: Path
     boot: Boot
 
@@ -91,7 +92,7 @@ def _finished(vm, files):
     boot = Boot(vm.boot.kind, files.image, vm.boot.command_line, load if vm.boot.kind == 'flat' else 0,
                 tuple((path, module.command_line) for path, module in zip(files.modules, config.modules_of(vm.boot))),
                 vm.boot.unattended)
-    return Vm(vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, files.vmm, boot)
+    return Vm(vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, files.vmm, boot)
 
 
 def _name_of(source, machine):

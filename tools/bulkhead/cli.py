@@ -110,8 +110,8 @@ def _dump(machine):
     for vm in decoded['vms']:
         vcpus = '%d vCPU%s' % (vm['vcpus'], '' if vm['vcpus'] == 1 else 's')
         text.append('  vm %s: %s, %s, %s' % (vm['name'], size_text(vm['memory']), vcpus, vm['kind']) + (' at 0x%x' % vm['load'] if vm['kind'] == 'flat' else ''))
-        text.append('    program: module %d, image: module %d, restarts: %d, exit port: %s'
-                    % (vm['vmm'], vm['image'], vm['restarts'], 'yes' if vm['exit_port'] else 'no'))
+        text.append('    program: module %d, image: module %d, restarts: %d, exit port: %s, TSC: %s'
+                    % (vm['vmm'], vm['image'], vm['restarts'], 'yes' if vm['exit_port'] else 'no', "the machine's" if vm['host_tsc'] else 'its own'))
         text.append('    command line: %s' % vm['command_line'])
         text += ['    module %d: %s' % pair for pair in vm['modules']]
     out.print('\n'.join(text), markup=False)

@@ -168,6 +168,7 @@ class Vm(Table):
     restarts: _checked(_restarts, int) = 0
     time_limit: _checked(_time_limit, int) = 0
     exit_port: bool = False
+    host_tsc: bool = False
     vmm: _checked(_path, str) = None
     boot: Boot | None = None
 

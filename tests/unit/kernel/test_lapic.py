@@ -431,6 +431,29 @@ def test_deadline_means_something_only_in_its_mode():
     assert a.pending() == 0x40 and int(a.read_deadline()) == 0
 
 
+@pytest.mark.parametrize('start', [0, 1000, 1 << 62])
+def test_deadlines_count_as_the_guests_tsc_does(start):
+    """The guest's TSC was 0 when the processor's was `start`."""
+    a = apic()
+    a.tsc_offset = r_uint(-start)
+    write(a, TIMER, DEADLINE << 17 | 0x40)
+    for guest in (1, 77, 1 << 40, 1 << 61):
+        a.write_deadline(r_uint(guest))
+        assert int(a.deadline) == start + guest and int(a.read_deadline()) == guest
+    a.write_deadline(r_uint(0))
+    assert not a.deadline and int(a.read_deadline()) == 0
+
+
+def test_deadline_beyond_the_processors_tsc_never_comes():
+    a = apic()
+    a.tsc_offset = r_uint(-1000)
+    write(a, TIMER, DEADLINE << 17 | 0x40)
+    a.write_deadline(~r_uint(0))
+    assert int(a.deadline) == (1 << 64) - 1
+    a.write_deadline(r_uint((1 << 64) - 1000))
+    assert int(a.deadline) == (1 << 64) - 1, 'and is not taken for an early one'
+
+
 def test_count_written_in_deadline_mode_is_ignored():
     a = apic()
     write(a, TIMER, DEADLINE << 17 | 0x40)

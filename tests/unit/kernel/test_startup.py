@@ -10,7 +10,7 @@ from hypervisor.kernel.switch import switcher
 from hypervisor.spec import call, ending, lapic, status, svm
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import state as fields
-from hypervisor.spec.vcpu import ANSWER, EXIT, GROUP_CPUID, RESUME
+from hypervisor.spec.vcpu import ANSWER, EXIT, GROUP_CPUID, GROUP_TIME, RESUME, STATE
 from tests.unit.kernel.machine import TSC_HZ, Block, Guest, Program, Registers
 from tests.unit.kernel.vm import make_vm, vcpu_page
 
@@ -253,3 +253,14 @@ def test_a_vmm_that_waits_with_an_answer_owed_hurts_its_own_vm_only(fresh):
     for _ in range(3):
         assert box.kernel_call(VM, RUN, SECOND, 0) == (status.BAD_STATE, 0)
     assert compartments[2].state == call.STATE_RUNNING and compartments[VM].how == ending.NONE
+
+
+def test_offset_of_the_tsc_goes_to_the_processor_and_the_deadlines(fresh):
+    box = fresh(three)
+    exit_of(box, 0, IO, 0x3f80010, 7)
+    box.memory.put_word(vcpu_page(VM, 0) + STATE['TSC_OFFSET'], (1 << 64) - 5000)
+    box.memory.put_word(vcpu_page(VM, 0) + ANSWER['ACTION'], RESUME)
+    box.memory.put_word(vcpu_page(VM, 0) + ANSWER['DIRTY'], GROUP_TIME)
+    assert box.kernel_call(VM, RUN, FIRST, 0) is None
+    assert [int(block(box, n).get('TSC_OFFSET')) for n in range(3)] == [(1 << 64) - 5000, 0, 0]
+    assert [int(vcpu.apic.tsc_offset) for vcpu in vcpus()] == [(1 << 64) - 5000, 0, 0]

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from hypervisor.spec import exit, vcpu
+from hypervisor.spec import boot, exit, vcpu
 from tests.unit.vmm.box import MIB, Box, exits, out, run, then
 
 WALL, TIME, WALL_OLD, TIME_OLD = 0x4b564d00, 0x4b564d01, 0x11, 0x12
@@ -32,9 +32,9 @@ def nanoseconds(page, tsc):
 
 
 @pytest.mark.parametrize('numbers', [(WALL, TIME), (WALL_OLD, TIME_OLD)])
-@pytest.mark.parametrize('khz', [1000, 999999, 1000000, 1000001, 2400000, 4999999])
-def test_time_by_the_page_is_time_by_the_tsc(khz, numbers):
-    box, seen = Box(tsc_khz=khz), []
+@pytest.mark.parametrize('khz, flags', [(1000, 0), (999999, boot.FLAG_HOST_TSC), (1000000, 0), (1000001, 0), (2400000, boot.FLAG_HOST_TSC), (4999999, 0)])
+def test_time_by_the_page_is_time_by_the_guests_tsc(khz, flags, numbers):
+    box, seen = Box(tsc_khz=khz, flags=boot.FLAG_EXIT_PORT | flags), []
     box.now = 12345
     box.put_guest(0x2000, b'\xee' * 32)
 
@@ -43,7 +43,8 @@ def test_time_by_the_page_is_time_by_the_tsc(khz, numbers):
     look_at(box, [write(numbers[1], 0x2001), write(numbers[0], 0x3000)], look)
     page, wall = seen[0]
     start = struct.unpack_from('<Q', page, 8)[0]
-    assert 12345 <= start < 12445
+    assert 12345 <= start < 12445 if flags else start == 0
+    assert (start + box.state('TSC_OFFSET')) % (1 << 64) in ((start,) if flags else range((1 << 64) - 12445, (1 << 64) - 12344))
     for seconds in (0, 1, 60, 86400 * 365):
         right = seconds * 10 ** 9
         assert abs(nanoseconds(page, start + seconds * khz * 1000) - right) <= 1 + right // 10 ** 8

@@ -190,7 +190,7 @@ def test_other_vcpus_wait_with_their_cpuid_tables_and_exits_of_each_are_answered
     assert run(box) == (ending.EXITED, 0)
     others = [call.SLOT_VCPU + 1, call.SLOT_VCPU + 2]
     assert box.slots == others + [call.SLOT_VCPU, others[1]]
-    assert seen == [vcpu.GROUPS, vcpu.GROUP_CPUID, vcpu.COMPLETE, 0xffff, 0]
+    assert seen == [vcpu.GROUPS, vcpu.GROUP_CPUID | vcpu.GROUP_TIME, vcpu.COMPLETE, 0xffff, 0]
 
 
 def test_reset_stops_all_vcpus_and_starts_the_first_again():
