@@ -13,6 +13,7 @@ import pytest
 from bulkhead.facts import BUILD, ROOT
 from bulkhead.mistake import Mistakes
 from tests.system.box import Box, config, load, vm
+from tests.system.test_smp import check_two_guests
 
 NAME = 'guest'
 SECONDS = {'qemu': 600, 'bochs': 1200}
@@ -120,6 +121,10 @@ def run_row(row, machine):
 @pytest.mark.parametrize('row, machine', list(cases()))
 def test_guest_gets_as_far_as_its_row_says(row, machine):
     run_row(row, machine)
+
+
+def test_guests_with_two_and_four_vcpus_on_bochs():
+    check_two_guests('bochs')
 
 
 def test_ipxe_is_refused_because_there_is_no_bios():

@@ -47,7 +47,7 @@ def check_two_guests(machine):
     with Box(two_guests(), machine, timeout=SECONDS[machine]) as box:
         for name in VCPUS:
             box.wait_for(r'^\[%s\] root@%s:/root# ' % (name, name))
-        guests = Guests(box, ANSWER_SECONDS[machine])
+        guests = Guests(box, 4 * ANSWER_SECONDS[machine])
         for name, count in VCPUS.items():
             check_guest(guests, name, count)
         for name in VCPUS:
