@@ -13,7 +13,7 @@ NAMES = st.text('abcxyz019_-', min_size=1, max_size=31)
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=0x2ff, exclude_characters='\x7f'), max_size=100)
 MODULES = st.lists(st.tuples(st.just(Path('m')), TEXT), max_size=4).map(tuple)
 BOOTS = st.builds(check.Boot, st.sampled_from(['flat', 'multiboot']), st.just(Path('i')), TEXT, st.integers(0, 0xffff), MODULES)
-VMS = st.builds(check.Vm, NAMES, st.integers(1, 1536).map(lambda n: n << 21), st.integers(1, 4), st.integers(0, 2 ** 32 - 1), st.integers(0, 2 ** 32 - 1), st.booleans(),
+VMS = st.builds(check.Vm, NAMES, st.integers(1, 1536).map(lambda n: n << 21), st.integers(1, 4), st.integers(0, 2 ** 32 - 1), st.integers(0, 2 ** 32 - 1), st.booleans(), st.booleans(),
                 st.sampled_from([Path('/a'), Path('/b')]), BOOTS)
 MACHINES = st.builds(check.Machine, st.just(Path('f')), NAMES, st.just(1 << 30), st.just(1), st.lists(VMS, min_size=1, max_size=8).map(tuple))
 
@@ -23,7 +23,7 @@ def machine(*vms):
 
 
 def simple(name='a', vmm='/a', modules=(), vcpus=1):
-    return check.Vm(name, 2 << 20, vcpus, 0, 0, False, Path(vmm), check.Boot('multiboot', Path('i'), 'x', 0, modules))
+    return check.Vm(name, 2 << 20, vcpus, 0, 0, False, False, Path(vmm), check.Boot('multiboot', Path('i'), 'x', 0, modules))
 
 
 @given(MACHINES)

@@ -175,7 +175,7 @@ RULES = [
     (kinds.MSR_READ, {'ACTION': vcpu.INJECT, 'RESULT2': 15}, rules.RULE_VECTOR),
     (kinds.MSR_READ, {'ACTION': vcpu.INJECT, 'RESULT2': 1 << 32 | 13}, rules.RULE_VECTOR),
     (kinds.MSR_READ, {'ACTION': vcpu.INJECT, 'RESULT2': 13, 'ERROR': 1 << 32}, rules.RULE_ERROR_CODE),
-    (kinds.HLT, {'DIRTY': 64}, rules.RULE_DIRTY_UNKNOWN),
+    (kinds.HLT, {'DIRTY': vcpu.GROUPS + 1}, rules.RULE_DIRTY_UNKNOWN),
     (FIRST, {'DIRTY': 1 << 63}, rules.RULE_DIRTY_UNKNOWN),
     (kinds.HLT, {'ACTION': 1, 'DIRTY': 4, 'CR0': 0x80000010}, rules.RULE_CR0),
     (kinds.HLT, {'ACTION': 1, 'DIRTY': 4, 'CR0': 0x20000011}, rules.RULE_CR0),

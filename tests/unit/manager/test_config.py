@@ -113,7 +113,7 @@ def several(*vcpus):
     (one(modules=[(4, ''), (4, '')]), config.MODULE_TWICE), (one(modules=[(3, '')]), config.MODULE_TWICE),
     (blob.make([blob.vm('a', modules=[(5, '')]), blob.vm('b', image=5)]), config.MODULE_TWICE),
     (one(count=5), config.TOO_MANY_MODULES), (one(count=0xffffffff), config.TOO_MANY_MODULES),
-    (one(kind=0), config.IMAGE_KIND_UNKNOWN), (one(kind=3), config.OK), (one(kind=4), config.OK), (one(kind=5), config.IMAGE_KIND_UNKNOWN), (one(flags=2), config.FLAG_UNKNOWN),
+    (one(kind=0), config.IMAGE_KIND_UNKNOWN), (one(kind=3), config.OK), (one(kind=4), config.OK), (one(kind=5), config.IMAGE_KIND_UNKNOWN), (one(flags=2), config.OK), (one(flags=4), config.FLAG_UNKNOWN),
     (one(flags=0x80000001), config.FLAG_UNKNOWN), (one(flags=1), config.OK), (one(time_limit=1), config.OK),
     (one(kind=blob.FLAT, load=4 << 20), config.LOAD_OUTSIDE), (one(kind=blob.FLAT, load=1 << 63), config.LOAD_OUTSIDE),
     (one(kind=blob.FLAT, load=(4 << 20) - 1), config.OK), (one(kind=blob.MULTIBOOT, load=1 << 63), config.OK),
