@@ -1,5 +1,6 @@
 /* The crossing into an AMD guest and back. */
 #include "spec.h"
+#include "guest.h"
 
     .text
 /* unsigned long bh_svm_run(area, vmcb hva, vmcb hpa, host vmcb hpa): called from hypervisor/kernel/svm.py.
@@ -29,11 +30,7 @@ bh_svm_run:
     pushq %rdi
     movq AREA_RAX(%rdi), %rax
     movq %rax, VMCB_RAX(%rsi)
-    movq AREA_RBP(%rdi), %rbp
-    movq AREA_R12(%rdi), %r12
-    movq AREA_R13(%rdi), %r13
-    movq AREA_R14(%rdi), %r14
-    movq AREA_R15(%rdi), %r15
+    load_kept %rdi
     movq %rdi, %rbx
     clgi
     sti
@@ -41,27 +38,12 @@ bh_svm_run:
     vmload %rax
 again:
     movq 16(%rsp), %rax
-    movq AREA_RCX(%rbx), %rcx
-    movq AREA_RDX(%rbx), %rdx
-    movq AREA_RSI(%rbx), %rsi
-    movq AREA_RDI(%rbx), %rdi
-    movq AREA_R8(%rbx), %r8
-    movq AREA_R9(%rbx), %r9
-    movq AREA_R10(%rbx), %r10
-    movq AREA_R11(%rbx), %r11
-    movq AREA_RBX(%rbx), %rbx
+    load_guest
     vmrun %rax
     movq (%rsp), %rax
     movq %rbx, AREA_RBX(%rax)
     movq %rax, %rbx
-    movq %rcx, AREA_RCX(%rbx)
-    movq %rdx, AREA_RDX(%rbx)
-    movq %rsi, AREA_RSI(%rbx)
-    movq %rdi, AREA_RDI(%rbx)
-    movq %r8, AREA_R8(%rbx)
-    movq %r9, AREA_R9(%rbx)
-    movq %r10, AREA_R10(%rbx)
-    movq %r11, AREA_R11(%rbx)
+    keep_guest
     call k_svm_quick
     cmpl $QUICK_AGAIN, %eax
     je   again
@@ -69,11 +51,7 @@ again:
     movq 16(%rsp), %rax
     vmsave %rax
     cli
-    movq %rbp, AREA_RBP(%rbx)
-    movq %r12, AREA_R12(%rbx)
-    movq %r13, AREA_R13(%rbx)
-    movq %r14, AREA_R14(%rbx)
-    movq %r15, AREA_R15(%rbx)
+    keep_kept
     movq 8(%rsp), %rcx
     movq VMCB_RAX(%rcx), %rcx
     movq %rcx, AREA_RAX(%rbx)

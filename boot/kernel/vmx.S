@@ -1,5 +1,6 @@
 /* The crossing into an Intel guest and back. */
 #include "spec.h"
+#include "guest.h"
 
     .text
 /* unsigned long bh_vmx_run(area): called from hypervisor/kernel/vmx.py with interrupts off and the guest's VMCS current.
@@ -14,19 +15,6 @@
  * An exit leaves GDTR with a limit of 64 KiB: LGDT again, or ring 3 could load descriptors out of whatever lies behind the GDT.
  * (IDTR's limit of 64 KiB does no harm: there are no vectors beyond 255.)
  * Deliberately does not save: FPU state, DR0-DR3, DR6, XCR0 (hypervisor/kernel/switch.py), STAR and friends (Vmx.switch). */
-    .macro load_guest
-    movq AREA_RAX(%rbx), %rax
-    movq AREA_RCX(%rbx), %rcx
-    movq AREA_RDX(%rbx), %rdx
-    movq AREA_RSI(%rbx), %rsi
-    movq AREA_RDI(%rbx), %rdi
-    movq AREA_R8(%rbx), %r8
-    movq AREA_R9(%rbx), %r9
-    movq AREA_R10(%rbx), %r10
-    movq AREA_R11(%rbx), %r11
-    movq AREA_RBX(%rbx), %rbx
-    .endm
-
     .balign 16
     .global bh_vmx_run
 bh_vmx_run:
@@ -43,19 +31,17 @@ bh_vmx_run:
     cmpq %rax, %rcx
     je   1f
     movq %rax, %cr2
-1:  movq AREA_RBP(%rdi), %rbp
-    movq AREA_R12(%rdi), %r12
-    movq AREA_R13(%rdi), %r13
-    movq AREA_R14(%rdi), %r14
-    movq AREA_R15(%rdi), %r15
+1:  load_kept %rdi
     movq %rdi, %rbx
     cmpq $0, VMX_LAUNCHED(%rbx)
     jne  again
     movq $1, VMX_LAUNCHED(%rbx)
+    movq AREA_RAX(%rbx), %rax
     load_guest
     vmlaunch
     jmp  failed
 again:
+    movq AREA_RAX(%rbx), %rax
     load_guest
     vmresume
 failed:
@@ -71,22 +57,11 @@ bh_vmx_exit:
     movq %rsp, %rbx
     movq VMX_HOST_STACK(%rbx), %rsp
     movq %rax, AREA_RAX(%rbx)
-    movq %rcx, AREA_RCX(%rbx)
-    movq %rdx, AREA_RDX(%rbx)
-    movq %rsi, AREA_RSI(%rbx)
-    movq %rdi, AREA_RDI(%rbx)
-    movq %r8, AREA_R8(%rbx)
-    movq %r9, AREA_R9(%rbx)
-    movq %r10, AREA_R10(%rbx)
-    movq %r11, AREA_R11(%rbx)
+    keep_guest
     call k_vmx_quick
     cmpl $QUICK_AGAIN, %eax
     je   again
-    movq %rbp, AREA_RBP(%rbx)
-    movq %r12, AREA_R12(%rbx)
-    movq %r13, AREA_R13(%rbx)
-    movq %r14, AREA_R14(%rbx)
-    movq %r15, AREA_R15(%rbx)
+    keep_kept
     movq %cr2, %rcx
     movq %rcx, AREA_CR2(%rbx)
     lgdt host_gdt

@@ -173,11 +173,7 @@ def reset_vcpu(vcpu):
     vcpu.event_error = R0
     vcpu.xcr0 = r_uint(1)
     vcpu.pkru = R0
-    vcpu.dr0 = R0
-    vcpu.dr1 = R0
-    vcpu.dr2 = R0
-    vcpu.dr3 = R0
-    vcpu.dr6 = r_uint(0xffff0ff0)
+    switcher.forget_debug(vcpu)
     vcpu.kernel_gs_base = R0
     vcpu.star = R0
     vcpu.lstar = R0

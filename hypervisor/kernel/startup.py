@@ -6,7 +6,6 @@ Source: Intel SDM Vol. 3A, "Multiple-Processor (MP) Initialization", "Processor 
 from rpython.rlib.rarithmetic import r_uint
 from rpython.rlib.unroll import unrolling_iterable
 
-from hypervisor.hw import cpu
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.vcpu import RDX
 from hypervisor.spec import cpu as bits
@@ -18,7 +17,6 @@ R0 = r_uint(0)
 CR0_KEPT = r_uint(bits.CR0_CD | bits.CR0_NW)        # by INIT
 CR0_INITIAL = r_uint(1 << 4)                        # ET
 SIGNATURE = r_uint(0x600)                           # what EDX tells is a family; software asks CPUID
-DR6_INITIAL = r_uint(0xffff0ff0)
 CODE, DATA, LDT, TSS = 0x9b, 0x93, 0x82, 0x8b
 LIMIT = 0xffff
 ATTRIBUTES = dict([(name, DATA) for name in SEGMENTS], CS=CODE, LDTR=LDT, TR=TSS)
@@ -42,7 +40,7 @@ def init(vcpu):
     for register in REGISTERS:
         vcpu.set_gpr(register, R0)
     vcpu.set_gpr(RDX, SIGNATURE)
-    forget_debug(vcpu)
+    switcher.forget_debug(vcpu)
     place(vcpu, r_uint(0xf000), r_uint(0xffff0000), r_uint(0xfff0))
     vcpu.apic.init()
     vcpu.halted = False
@@ -65,18 +63,3 @@ def place(vcpu, selector, base, rip):
     vendor.set(vcpu, fields.CS_SELECTOR, selector)
     vendor.set(vcpu, fields.CS_BASE, base)
     vendor.set(vcpu, fields.RIP, rip)
-
-
-def forget_debug(vcpu):
-    """DR0 to DR3 and DR6, which are the processor's own while the vCPU is the one whose state is there. DR7 is the vendor's."""
-    vcpu.dr0 = R0
-    vcpu.dr1 = R0
-    vcpu.dr2 = R0
-    vcpu.dr3 = R0
-    vcpu.dr6 = DR6_INITIAL
-    if switcher.owner is vcpu:
-        cpu.write_dr0(R0)
-        cpu.write_dr1(R0)
-        cpu.write_dr2(R0)
-        cpu.write_dr3(R0)
-        cpu.write_dr6(DR6_INITIAL)

@@ -14,6 +14,7 @@ XCR0_OFFERED = r_uint(7)                # x87, SSE, AVX
 XCR0_X87 = r_uint(1)
 LEAF1_ECX_XSAVE = r_uint(1 << 26)
 LEAF7_ECX_PKU = r_uint(1 << 3)
+DR6_INITIAL = r_uint(0xffff0ff0)
 FPU_BYTES = 832                         # x87 and SSE 512, header 64, AVX 256
 
 
@@ -68,6 +69,20 @@ class Switcher(object):
         self._open_xsave()
         cpu.xsetbv(value)
         self._close_xsave()
+
+    def forget_debug(self, vcpu):
+        """DR0 to DR3 and DR6 are as after a reset. DR7 is the vendor's."""
+        vcpu.dr0 = R0
+        vcpu.dr1 = R0
+        vcpu.dr2 = R0
+        vcpu.dr3 = R0
+        vcpu.dr6 = DR6_INITIAL
+        if self.owner is vcpu:
+            cpu.write_dr0(R0)
+            cpu.write_dr1(R0)
+            cpu.write_dr2(R0)
+            cpu.write_dr3(R0)
+            cpu.write_dr6(DR6_INITIAL)
 
     def release(self, vcpu):
         """The vCPU is gone: its state is dropped, not kept. What is still live is overwritten before any vCPU runs."""
