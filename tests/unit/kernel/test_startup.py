@@ -3,7 +3,7 @@ import pytest
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.kernel import interrupts
-from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.compartment import bounds, compartments
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
@@ -217,33 +217,81 @@ def test_reset_forgets_exits_and_wants_a_first_state_again(fresh):
     assert ready() == [True, True, False]
 
 
-def test_vcpus_of_one_vm_take_turns(fresh):
-    """Each spins; over ten slices neither has more than two turns more than the other, and a neighbour has its half."""
-    box = fresh(three)
-    make_vm(box, 2)
+def spins():
+    while True:
+        yield ('spin', 1 << 60)
 
-    def spins():
-        while True:
-            yield ('spin', 1 << 60)
 
-    def waits():
-        while True:
-            yield ('call', call.WAIT, 0)
+def exits_all_the_time():
+    """Each exit is its VMM's."""
+    while True:
+        yield ('spin', 1000)
+        yield ('exit', IO, 0x3f80010, 7)
 
-    def runs(slot):
-        while True:
-            yield ('call', RUN, slot, 0)
+
+def waits():
+    while True:
+        yield ('call', call.WAIT, 0)
+
+
+def answers():
+    """A VMM that needs ten times as long for an exit as its vCPU to the next."""
+    slot = FIRST
+    while True:
+        _, reasons = yield ('call', RUN, slot, 0)
+        if reasons & call.REASON_EXIT:
+            slot = FIRST + (reasons >> call.REASON_VCPU_SHIFT)
+            yield ('spin', 10000)
+
+
+def run_two(box, first, second):
+    """vCPUs 0 and 1 of VM as these generators. Returns their Guests."""
     send(STARTUP | ASSERT | 1, 1)
-    guests = dict((int(vcpu.control), Guest(spins)) for vcpu in vcpus()[:2])
-    box.guests[VM] = type('Both', (object,), {'run': staticmethod(
-        lambda machine, registers, its: [guest for control, guest in guests.items() if machine.memory.translated(control, True) * 4096 == its.hpa][0]
-        .run(machine, registers, its))})
-    box.guests[2] = Guest(spins)
-    box.tasks[0], box.tasks[2] = Program(waits), Program(runs, FIRST)
+    guests = [Guest(first), Guest(second)]
+
+    def run(machine, registers, its):
+        n = [int(machine.memory.translated(int(vcpu.control), True)) * 4096 for vcpu in vcpus()[:2]].index(its.hpa)
+        guests[n].run(machine, registers, its)
+    box.guests[VM] = type('Two', (object,), {'run': staticmethod(run)})
+    box.tasks[0], box.tasks[VM] = Program(waits), Program(answers)
+    return guests
+
+
+@pytest.mark.parametrize('neighbour', [False, True])
+def test_vcpus_of_one_vm_take_turns(fresh, neighbour):
+    """Each spins; neither is ever more than two turns ahead, and a neighbour has its half."""
+    box = fresh(three)
+    if neighbour:
+        make_vm(box, 2)
+        box.tasks[2], box.guests[2] = Program(answers), Guest(spins)
+    guests = run_two(box, spins, spins)
+    box.let_pass(10 * MS)                   # the slice in which the second one has come
+    ahead = guests[0].ticks - guests[1].ticks
+    for _ in range(20):
+        box.let_pass(10 * MS)
+        assert abs(guests[0].ticks - guests[1].ticks - ahead) <= 2 * MS + MS // 10
+    assert min(guest.ticks for guest in guests) > (35 if neighbour else 80) * MS
+    if neighbour:
+        assert abs(sum(guest.ticks for guest in guests) - box.guests[2].ticks) <= 11 * MS
+
+
+def test_vcpu_whose_vmm_works_has_its_turn_too(fresh):
+    box = fresh(three)
+    guests = run_two(box, exits_all_the_time, spins)
     box.let_pass(200 * MS)
-    ticks = [guest.ticks for guest in guests.values()]
-    assert abs(ticks[0] - ticks[1]) <= 2 * MS + MS // 10 and min(ticks) > 40 * MS
-    assert abs(sum(ticks) - box.guests[2].ticks) <= 11 * MS
+    assert guests[1].ticks > 60 * MS and guests[0].ticks > 2 * MS
+
+
+def test_siblings_share_an_asid_and_no_translations(fresh):
+    box = fresh(three)
+    send(STARTUP | ASSERT | 1, 1)
+    flushed = []
+    for n in (0, 1, 1, 0):
+        box.guests[VM] = type('Once', (object,), {'run': staticmethod(
+            lambda machine, registers, its: (flushed.append(bool(its.get('TLB_CONTROL') & 0xff)), its.exit(svm.EXIT_INTR)))})
+        scheduler.compartment, scheduler.vcpu = compartments[VM], vcpus()[n]
+        step()
+    assert flushed == [True, True, False, True]
 
 
 def test_a_vmm_that_waits_with_an_answer_owed_hurts_its_own_vm_only(fresh):
@@ -264,3 +312,23 @@ def test_offset_of_the_tsc_goes_to_the_processor_and_the_deadlines(fresh):
     assert box.kernel_call(VM, RUN, FIRST, 0) is None
     assert [int(block(box, n).get('TSC_OFFSET')) for n in range(3)] == [(1 << 64) - 5000, 0, 0]
     assert [int(vcpu.apic.tsc_offset) for vcpu in vcpus()] == [(1 << 64) - 5000, 0, 0]
+
+
+def test_loops_end_behind_the_last_one_in_use(fresh):
+    box = fresh(three)
+    assert (bounds.compartments, bounds.vcpus) == (2, 3)
+    for number in (2, 3):
+        make_vm(box, number)
+    assert (bounds.compartments, bounds.vcpus) == (4, 5)
+
+    def destroy(number):
+        slot = call.SLOT_MANAGER_FREE + number - 1
+        box.kernel_call(0, call.STOP, slot, ending.DESTROYED, 0)
+        assert box.kernel_call(0, call.TAKE, slot, call.SLOT_RAM, call.SLOT_MEMORY) == (status.OK, 0)
+        assert box.kernel_call(0, call.STOP, slot, 0, 0) == (status.OK, 0)
+    destroy(2)
+    assert (bounds.compartments, bounds.vcpus) == (4, 5), 'the third is behind the hole'
+    destroy(3)
+    assert (bounds.compartments, bounds.vcpus) == (2, 3)
+    make_vm(box, 2)
+    assert (bounds.compartments, bounds.vcpus) == (3, 4)
