@@ -332,3 +332,15 @@ def test_loops_end_behind_the_last_one_in_use(fresh):
     assert (bounds.compartments, bounds.vcpus) == (2, 3)
     make_vm(box, 2)
     assert (bounds.compartments, bounds.vcpus) == (3, 4)
+
+
+def test_init_keeps_the_apics_mode_and_id(fresh):
+    fresh(three)
+    send(STARTUP | ASSERT | 1, 1)
+    apic = vcpus()[1].apic
+    assert apic.write_base(r_uint(int(apic.base) | lapic.APIC_BASE_X2APIC))
+    ldr = int(apic.ldr)
+    apic.tpr, apic.svr = r_uint(0x50), r_uint(0x1ff)
+    send(INIT | ASSERT | LEVEL, 1)
+    assert ldr == 1 << 1 and int(apic.ldr) == ldr and apic.is_x2apic() and apic.identity == 1
+    assert int(apic.tpr) == 0 and int(apic.svr) == 0xff
