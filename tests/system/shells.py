@@ -68,7 +68,7 @@ class Clock:
     Each look is a bracket: the guest has read its clock after `before` and before `after`. Two brackets bound the rate, whatever the
     machine below does meanwhile: noise makes the bounds wide, but never wrong.
     """
-    READ = 'now() { read a b </proc/uptime; echo "at $a"; }'       # no fork, and no file that takes long to make
+    READ = 'z() { read a b </proc/uptime; echo "at $a"; }'         # no fork, and no file that takes long to make
     STEP = 0.01         # seconds, of what it reads
 
     def __init__(self, guests, name):
@@ -81,8 +81,8 @@ class Clock:
         self.guests.turn_to(self.name)
         for _ in range(times):
             at = box.mark()
-            box.type('now')
-            self.guests.after(at, r'now$')
+            box.type('z')                       # one letter: no line of the other guest's can come between
+            self.guests.after(at, r'z$')
             at, before = box.mark(), box.now()
             box.type('\r')
             found = self.guests.after(at, r'^\[%s\] at ([0-9.]+)\n' % self.name)
