@@ -20,8 +20,7 @@ LOW32 = r_uint(0xffffffff)
 LEAVES = r_uint(CPUID_LEAVES)
 ASK = r_uint(CPUID_ASK - CPUID_TABLE)
 CLASS_HYPERVISOR, CLASS_EXTENDED, CLASS_OWN = [r_uint(first) for first in CPUID_CLASSES[1:]]
-OSXSAVE = r_uint(1 << 27)               # CPUID leaf 1 ECX: what the guest has set in CR4
-APIC = r_uint(1 << 9)                   # CPUID leaf 1 EDX: what the guest has left on in APIC_BASE
+OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
 UNKNOWN_HYPERCALL = ~r_uint(0)
 
 

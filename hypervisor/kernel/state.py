@@ -14,7 +14,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import vcpu as page_layout
 from hypervisor.spec.context import AREA
 from hypervisor.spec.vcpu import (CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GPR, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW,
-                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUPS, GROUP_FIELDS, STATE)
+                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUPS, STATE)
 
 R0 = r_uint(0)
 RIP = fields.RIP
@@ -33,9 +33,6 @@ FIRST_SEGMENT = fields.ES_SELECTOR
 SEGMENT_COUNT = 8
 SMALL_SEGMENTS = 4              # ES, CS, SS, DS: bases of 32 bits
 
-# (field, offset in the page) of the groups that are copied field by field
-FLOW, CONTROL, SEGMENT, TABLE, TIME = [unrolling_iterable([(getattr(fields, name), STATE[name]) for name in names])
-                                 for group, names in GROUP_FIELDS if group != GROUP_GPR]
 GPRS = unrolling_iterable([(AREA[name], STATE[name]) for name in GPR if name != 'RSP'])
 SEGMENT_AT = STATE['ES_SELECTOR']
 

@@ -7,14 +7,14 @@ the kernel run, and the kernel is compiled without FPU instructions.
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
-from hypervisor.spec.cpu import CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, CR4_OSXMMEXCPT, CR4_PKE
+from hypervisor.spec.cpu import CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, CR4_OSXMMEXCPT, CR4_PKE, DR6_RESET
 
 R0 = r_uint(0)
 XCR0_OFFERED = r_uint(7)                # x87, SSE, AVX
 XCR0_X87 = r_uint(1)
 LEAF1_ECX_XSAVE = r_uint(1 << 26)
 LEAF7_ECX_PKU = r_uint(1 << 3)
-DR6_INITIAL = r_uint(0xffff0ff0)
+DR6_INITIAL = r_uint(DR6_RESET)
 FPU_BYTES = 832                         # x87 and SSE 512, header 64, AVX 256
 
 

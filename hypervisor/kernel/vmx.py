@@ -208,7 +208,7 @@ class Vmx(Vendor):
         self.set_primary(vcpu, 0, vmx.PRIMARY_INTERRUPT_WINDOW | vmx.PRIMARY_NMI_WINDOW)
         hw.vmwrite(r_uint(vmx.GUEST_INTERRUPTIBILITY), R0)
         hw.vmwrite(r_uint(vmx.GUEST_PENDING_DEBUG), R0)
-        hw.vmwrite(r_uint(vmx.GUEST_DR7), r_uint(0x400))
+        hw.vmwrite(r_uint(vmx.GUEST_DR7), r_uint(bits.DR7_RESET))
 
     def set_primary(self, vcpu, more, less):
         self.make_current(vcpu)

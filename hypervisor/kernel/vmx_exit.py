@@ -9,6 +9,7 @@ from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
 from hypervisor.kernel import breakpoint
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
+from hypervisor.kernel.vmx_setup import setup
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import vmx
@@ -123,10 +124,12 @@ def decode_task_switch(vcpu):
 
 
 def decode_window(vcpu):
-    """The preemption timer: an interrupt of the machine's may be waiting that should have ended the run itself."""
+    """The preemption timer: an interrupt of the machine's may be waiting that should have ended the run itself. The timer counts on over
+    exits, so that a guest that exits all the time comes here too; now it begins anew."""
     vcpu.exit_length = R0
     if vcpu.exit_code != r_uint(vmx.REASON_PREEMPTION_TIMER):
         return
+    hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.longest)
     vector = cpu.take_interrupt()
     if vector != R0:
         vcpu.exit_kind = kinds.INTERRUPT

@@ -153,6 +153,8 @@ class Setup(object):
         self.primary = fitted(vmx.MSR_VMX_TRUE_PRIMARY, vmx.WANTED_PRIMARY, 0)
         self.secondary = fitted(vmx.MSR_VMX_SECONDARY, vmx.WANTED_SECONDARY, vmx.OPTIONAL_SECONDARY)
         self.exit = fitted(vmx.MSR_VMX_TRUE_EXIT, vmx.WANTED_EXIT, 0)
+        if self.pin & r_uint(vmx.PIN_PREEMPTION_TIMER) != R0:
+            self.exit = fitted(vmx.MSR_VMX_TRUE_EXIT, vmx.WANTED_EXIT, vmx.OPTIONAL_EXIT)
         self.entry = fitted(vmx.MSR_VMX_TRUE_ENTRY, vmx.WANTED_ENTRY, 0)
         offered = cpu.rdmsr(r_uint(vmx.MSR_VMX_EPT_VPID))
         self.longest = self.timer_counts()

@@ -21,6 +21,9 @@ MSR = [
     ('VM_CR', 0xc0010114), ('VM_HSAVE_PA', 0xc0010117),
 ]
 PAT_RESET = 0x0007040600070406
+DR6_RESET, DR7_RESET = 0xffff0ff0, 0x400
+LEAF_1_ECX_OSXSAVE = 1 << 27        # CPUID: what software has set in CR4
+LEAF_1_EDX_APIC = 1 << 9            # what it has left on in APIC_BASE
 
 VECTORS = [
     # number, mnemonic, has an error code

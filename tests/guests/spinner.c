@@ -1,5 +1,6 @@
 /* spinner: never gives the processor back by itself. Only a timer of the hypervisor's gets it away.
- * spin=N  end with status 0 after N turns instead. */
+ * spin=N   end with status 0 after N turns instead
+ * exits=1  each turn is an exit that the kernel answers at once */
 #include "runtime.h"
 
 int main(void)
@@ -12,6 +13,8 @@ int main(void)
         return 0;
     }
     print("spinner: spinning with interrupts off\n");
+    if (option("exits", 0))
+        asm volatile("cli; 1: xor %%eax, %%eax; cpuid; jmp 1b" ::: "rax", "rbx", "rcx", "rdx");
     asm volatile("cli; 1: jmp 1b");
     return 1;
 }

@@ -1,6 +1,8 @@
 """Guests beside each other: nobody's registers, memory or time become another's."""
 import re
 
+import pytest
+
 from tests.system.box import config, run_box, vm
 
 
@@ -15,8 +17,9 @@ def test_no_register_of_one_guest_is_ever_visible_in_another(machine):
     assert result.status == 0
 
 
-def test_a_guest_that_spins_with_interrupts_off_takes_nobodys_time(machine):
-    result = run_box(config(vm('greedy', 'spinner', time_limit='300ms'),
+@pytest.mark.parametrize('turns', ['exits=0', 'exits=1'])
+def test_a_guest_that_spins_with_interrupts_off_takes_nobodys_time(machine, turns):
+    result = run_box(config(vm('greedy', 'spinner', time_limit='300ms', command_line=turns),
                             vm('a', 'ticker', command_line='lines=5 loops=300000'), vm('b', 'ticker', command_line='lines=5 loops=300000')), machine)
     assert result.table['greedy'].how == 'used up its time limit of 300 ms', result
     for name in ('a', 'b'):

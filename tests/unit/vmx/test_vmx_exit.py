@@ -81,6 +81,15 @@ def test_preemption_timer_is_a_quarter_of_a_slice(core, vcpu):
     assert core.fields(vcpu)[vmx.GUEST_PREEMPTION_TIMER] == 2500000 // 32 + 1
 
 
+def test_preemption_timer_counts_on_over_exits_and_begins_anew_when_it_has_fired(core, vcpu):
+    assert core.fields(vcpu)[vmx.EXIT_CONTROLS] & vmx.EXIT_CONTROL_SAVE_PREEMPTION_TIMER
+    longest = core.fields(vcpu)[vmx.GUEST_PREEMPTION_TIMER]
+    core.exit(vcpu, vmx.REASON_CPUID, GUEST_PREEMPTION_TIMER=7, EXIT_INSTRUCTION_LENGTH=2)
+    assert core.fields(vcpu)[vmx.GUEST_PREEMPTION_TIMER] == 7
+    core.exit(vcpu, vmx.REASON_PREEMPTION_TIMER, GUEST_PREEMPTION_TIMER=0)
+    assert core.fields(vcpu)[vmx.GUEST_PREEMPTION_TIMER] == longest > 7
+
+
 def test_cpuid_tells_leaf_and_subleaf(core, vcpu):
     gprs(vcpu, rax=0xffffffff00000007, rcx=0xffffffff00000002)
     core.exit(vcpu, vmx.REASON_CPUID, EXIT_INSTRUCTION_LENGTH=2)
