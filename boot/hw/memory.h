@@ -25,6 +25,12 @@ static inline void bh_copy(unsigned long to, unsigned long from, unsigned long b
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
 }
 
+/* What was written before is seen by other cores before anything is read or written after. */
+static inline void bh_fence(void)
+{
+    __asm__ volatile("mfence" : : : "memory");
+}
+
 static inline void bh_clear(unsigned long to, unsigned long bytes)
 {
     unsigned long words = bytes >> 3;

@@ -6,7 +6,8 @@
  * 3. copy the pristine .data to .snapshot, for cores that start later;
  * 4. map the first 4 GiB one to one and the image at KERNEL_BASE (both until the kernel has built its own root);
  * 5. enter long mode, load GDT, TSS and IDT, and call k_boot(magic, information).
- * BIOS and UEFI (through GRUB) come here in the same state, so this is the only entry.
+ * BIOS and UEFI (through GRUB) come here in the same state, so this is the only entry of the first core.
+ * Other cores come in below, at trampoline_start.
  */
 #include "spec.h"
 
@@ -87,6 +88,7 @@ start32:
     loop 1b
 
     movl $BOOT_TABLES, %eax
+enter_long_mode:                        /* EAX: the root; EBP, EBX: what kernel_begin gets */
     movl %eax, %cr3
     movl $CR4_PAE, %eax
     movl %eax, %cr4
@@ -128,6 +130,99 @@ boot_gdt_pointer:
 boot_gdt:                               /* the first descriptors of the kernel's own GDT, at a low address */
     .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0, 0, 0
 
+/* A core that the first one has started: real mode, at TRAMPOLINE, where cores.py has put this code.
+ * 1. 32-bit protected mode;
+ * 2. this core's own copy of the pristine .data, and zeros behind it, in the memory that CORE_PRIVATE names;
+ * 3. tables in front of it: the first 4 GiB one to one, and the image at KERNEL_BASE with that copy in the place of the first core's;
+ * 4. on as the first core, with HANDOVER_MAGIC and CORE_RECORD instead of what a boot loader says.
+ * The two words are read where the first core has them; from step 4 on nothing of its private memory is reachable by name. */
+    .code16
+    .global trampoline_start, trampoline_end
+trampoline_start:
+    cli
+    cld
+    movw %cs, %ax
+    movw %ax, %ds
+    lgdtl trampoline_gdt_pointer - trampoline_start
+    movl $CR0_PE, %eax
+    movl %eax, %cr0
+    ljmpl $KERNEL_CS, $core32
+    .balign 8
+trampoline_gdt:
+    .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+trampoline_gdt_pointer:
+    .word 3 * 8 - 1
+    .long TRAMPOLINE + trampoline_gdt - trampoline_start
+trampoline_end:
+
+#define PRIVATE_TABLES (BOOT_TABLE_PAGES * PAGE_BYTES)
+#define IMAGE_PAGES (3 * 512)           /* what the three page tables of the image cover: it ends below 6 MiB */
+    .code32
+core32:
+    movw $KERNEL_DS, %ax
+    movw %ax, %ds
+    movw %ax, %es
+    movw %ax, %ss
+    movl core_private - KERNEL_BASE, %ebx
+    leal PRIVATE_TABLES(%ebx), %edi
+    movl $snapshot_start, %esi
+    movl $data_bytes, %ecx
+    rep movsb
+    movl $private_zero_bytes, %ecx
+    xorl %eax, %eax
+    rep stosb
+
+    /* PML4, low PDPT, high PDPT, 4 page directories of the first 4 GiB, the image's page directory, its 3 page tables */
+    movl %ebx, %edi
+    movl $(PRIVATE_TABLES / 4), %ecx
+    rep stosl
+    leal 1 * PAGE_BYTES + 3(%ebx), %eax
+    movl %eax, (%ebx)
+    leal 2 * PAGE_BYTES + 3(%ebx), %eax
+    movl %eax, 511 * 8(%ebx)
+    leal 7 * PAGE_BYTES + 3(%ebx), %eax
+    movl %eax, 2 * PAGE_BYTES + 510 * 8(%ebx)
+    leal 1 * PAGE_BYTES(%ebx), %edi
+    leal 3 * PAGE_BYTES + 3(%ebx), %eax
+    movl $4, %ecx
+1:  movl %eax, (%edi)
+    addl $PAGE_BYTES, %eax
+    addl $8, %edi
+    loop 1b
+    leal 3 * PAGE_BYTES(%ebx), %edi
+    movl $0x83, %eax                    /* present, writable, 2 MiB */
+    movl $2048, %ecx
+1:  movl %eax, (%edi)
+    addl $0x200000, %eax
+    addl $8, %edi
+    loop 1b
+    leal 7 * PAGE_BYTES(%ebx), %edi
+    leal 8 * PAGE_BYTES + 3(%ebx), %eax
+    movl $3, %ecx
+1:  movl %eax, (%edi)
+    addl $PAGE_BYTES, %eax
+    addl $8, %edi
+    loop 1b
+    leal 8 * PAGE_BYTES(%ebx), %edi
+    movl $3, %eax
+    movl $IMAGE_PAGES, %ecx
+1:  movl %eax, (%edi)
+    addl $PAGE_BYTES, %eax
+    addl $8, %edi
+    loop 1b
+    leal 8 * PAGE_BYTES + private_first_entry(%ebx), %edi
+    leal PRIVATE_TABLES + 3(%ebx), %eax
+    movl $private_pages, %ecx
+1:  movl %eax, (%edi)
+    addl $PAGE_BYTES, %eax
+    addl $8, %edi
+    loop 1b
+
+    movl $HANDOVER_MAGIC, %ebp
+    movl %ebx, %eax
+    movl core_record - KERNEL_BASE, %ebx
+    jmp  enter_long_mode
+
     .code64
 start64_low:
     movabsq $start64, %rax
@@ -153,6 +248,12 @@ start64:
 1:  cli
     hlt
     jmp  1b
+
+    .data
+    .balign 8
+    .global core_record, core_private
+core_record:    .quad 0                 /* hpa of the record for the core that starts next */
+core_private:   .quad 0                 /* hpa of its memory */
 
     .section .boot.bss, "aw", @nobits
     .balign PAGE_BYTES

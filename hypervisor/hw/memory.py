@@ -104,8 +104,10 @@ def _fake_clear(to, size):
     fake.write(to, bytearray(int(size)))
 
 
-# copy(to, source, size): bytes; the ranges do not overlap.  clear(to, size): zeros.
+# copy(to, source, size): bytes; the ranges do not overlap.  clear(to, size): zeros.  fence(): what was written before is seen by other
+# cores before anything is read or written after.
 copy = rffi.llexternal('bh_copy', [lltype.Unsigned] * 3, lltype.Void, compilation_info=_ECI, _nowrapper=True,
                        _callable=_fake_copy)
+fence = rffi.llexternal('bh_fence', [], lltype.Void, compilation_info=_ECI, _nowrapper=True, _callable=lambda: None)
 clear = rffi.llexternal('bh_clear', [lltype.Unsigned] * 2, lltype.Void, compilation_info=_ECI, _nowrapper=True,
                         _callable=_fake_clear)

@@ -7,11 +7,14 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import cpu, memory
 from hypervisor.kernel import answer, interrupts, limit
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
+from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, LINK, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
                                            compartments)
+from hypervisor.kernel.core import this
+from hypervisor.kernel.cores import cores
 from hypervisor.kernel.create import create_compartment, create_vcpu, release_compartment
-from hypervisor.kernel.frames import frames
+from hypervisor.kernel.frames import OTHER_CORE, frames
 from hypervisor.kernel.line import lines
+from hypervisor.kernel.link import links
 from hypervisor.kernel.mapping import map_frames, unmap_pages
 from hypervisor.kernel.ring import rings
 from hypervisor.kernel.task import IN_VCPU_RUN, IN_WAIT
@@ -19,6 +22,7 @@ from hypervisor.kernel.vcpu import vcpus
 from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec.context import AREA
+from hypervisor.spec.core import INIT, MEMORY, STARTUP
 from hypervisor.spec.cpu import RFLAGS_FIXED, RFLAGS_IF
 from hypervisor.spec.layout import PAGE, TASK_END
 from hypervisor.spec.vcpu import GROUPS, GROUP_CPUID, INSPECT, RING_BYTES
@@ -75,6 +79,12 @@ def dispatch(caller):
         vcpu_apic(caller, a, b, c, d)
     elif number == r_uint(call.LINE):
         line(caller, a, b)
+    elif number == r_uint(call.CORE_GIVE):
+        core_give(caller, a, b, c, d, task.argument(R8), task.argument(R9))
+    elif number == r_uint(call.CORE_START):
+        core_start(caller, a, b)
+    elif number == r_uint(call.CORE_INSPECT):
+        core_inspect(caller, a)
     else:
         task.answer(status.BAD_CALL, R0)
 
@@ -109,11 +119,15 @@ def wait(caller, deadline):
 
 
 def ring_send(caller, slot, count):
-    if caller.slot_kind(slot) != RING_SENDER:
+    kind = caller.slot_kind(slot)
+    if kind != RING_SENDER and kind != LINK:
         caller.task.answer(status.BAD_SLOT, R0)
         return
     if count > r_uint(RING_BYTES):
         caller.task.answer(status.BAD_SIZE, R0)
+        return
+    if kind == LINK:
+        caller.task.answer(status.OK, links.put(intmask(caller.first[intmask(slot)]), caller.task.page, count))
         return
     ring = rings[intmask(caller.first[intmask(slot)])]
     taken = ring.put(caller.task.page, count)
@@ -123,6 +137,9 @@ def ring_send(caller, slot, count):
 
 
 def ring_receive(caller, slot):
+    if caller.slot_kind(slot) == LINK:
+        caller.task.answer(status.OK, links.get(intmask(caller.first[intmask(slot)]), caller.task.page, r_uint(RING_BYTES)))
+        return
     if caller.slot_kind(slot) != RING_RECEIVER:
         caller.task.answer(status.BAD_SLOT, R0)
         return
@@ -143,6 +160,51 @@ def line(caller, slot, number):
     else:
         lines.arm(caller, intmask(slot), intmask(number))
         caller.task.answer(status.OK, R0)
+
+
+def core_give(caller, core, region, first, count, module, size):
+    """CORE_GIVE: at most BATCH frames of the caller's to a core that has not been started, all or nothing."""
+    if caller.number != 0 or not cores.is_startable(core) or caller.slot_kind(region) != REGION:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    most = caller.second[intmask(region)]
+    if count == R0 or count > BATCH or first >= most or count > most - first or module > r_uint(MEMORY):
+        caller.task.answer(status.BAD_RANGE, R0)
+        return
+    frame = caller.first[intmask(region)] + first
+    code = transferable(caller, frame, count)
+    if code == status.OK:
+        code = cores.give(intmask(core), frame, count, intmask(module), size)
+    if code != status.OK:
+        caller.task.answer(code, R0)
+        return
+    n = R0
+    while n < count:
+        frames.set_owner(frame + n, OTHER_CORE)
+        n += 1
+    caller.task.answer(status.OK, count)
+
+
+def core_start(caller, core, step):
+    """CORE_START: one step after the other; how long to wait between them is the caller's to know."""
+    if caller.number != 0 or not this.is_first() or not links.is_peer(core):
+        caller.task.answer(status.BAD_SLOT, R0)
+    elif step == r_uint(INIT) and not cores.started[intmask(core)]:
+        caller.task.answer(cores.init(intmask(core)), R0)
+    elif step == r_uint(STARTUP) and cores.started[intmask(core)]:
+        cores.startup(intmask(core))
+        caller.task.answer(status.OK, R0)
+    else:
+        caller.task.answer(status.BAD_STATE, R0)
+
+
+def core_inspect(caller, core):
+    """CORE_INSPECT: how another core is, and its last words in the task page."""
+    if caller.number != 0 or not links.is_peer(core):
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    links.copy_text(intmask(core), caller.task.page)
+    caller.task.answer(status.OK, links.state(intmask(core)))
 
 
 def port_allowed(caller, slot, port, size):

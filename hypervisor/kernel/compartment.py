@@ -22,6 +22,7 @@ VCPU = 3                # number in the kernel
 RING_SENDER = 4         # number
 RING_RECEIVER = 5       # number
 PORTS = 6               # first port, ports
+LINK = 7                # number of the other core
 
 
 class Compartment(Account):

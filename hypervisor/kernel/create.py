@@ -5,6 +5,7 @@ from hypervisor.hw import image, memory
 from hypervisor.kernel import limit
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import COMPARTMENT, EMPTY, REGION, RING_RECEIVER, RING_SENDER, VCPU, bounds, compartments
+from hypervisor.kernel.core import this
 from hypervisor.kernel.paging import TASK_TABLE, kernel_leaf, task_leaf
 from hypervisor.kernel.ring import rings
 from hypervisor.kernel.switch import FPU_BYTES, switcher
@@ -12,10 +13,9 @@ from hypervisor.kernel.task import NOT_BLOCKED
 from hypervisor.kernel.vcpu import vcpus
 from hypervisor.spec import call, context, ending, status
 from hypervisor.spec import exit as kinds
-from hypervisor.spec.layout import KERNEL_BASE, PAGE, TASK_PAGE, VCPU_PAGE
+from hypervisor.spec.layout import PAGE, TASK_PAGE, VCPU_PAGE
 
 R0 = r_uint(0)
-IMAGE_BASE = r_uint(KERNEL_BASE)
 FPU_CONTROL_RESET = r_uint(0x37f)       # as FNINIT leaves it; guests see the architectural 0x40 only after a real reset
 MXCSR_RESET = r_uint(0x1f80)
 
@@ -99,7 +99,7 @@ def map_entry_pages(compartment):
 
 def map_entry_range(compartment, address, end, rights):
     while address < end:
-        code = compartment.space.map(compartment, address, address - IMAGE_BASE, kernel_leaf(rights), 0)
+        code = compartment.space.map(compartment, address, this.physical(address), kernel_leaf(rights), 0)
         if code != status.OK:
             return code
         address += PAGE

@@ -3,7 +3,8 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.compartment import PORTS, REGION, manager
+from hypervisor.kernel.compartment import LINK, PORTS, REGION, manager
+from hypervisor.kernel.core import this
 from hypervisor.kernel.create import open_compartment
 from hypervisor.kernel.frames import frames
 from hypervisor.kernel.inventory import inventory
@@ -36,7 +37,7 @@ def load_manager():
         return refusal.BAD_MANAGER
     if open_compartment(manager) != status.OK:
         return refusal.NO_MEMORY
-    extra = bss + STACK_PAGES + 1
+    extra = data + bss + STACK_PAGES + 1
     own = inventory.take_frames(extra)
     if own == R0:
         return refusal.NO_MEMORY
@@ -51,7 +52,9 @@ def load_manager():
     ok = ok and place(frame, at, rodata, READ)
     frame += rodata
     at += rodata << 12
-    ok = ok and place(frame, at, data, READ | WRITE)
+    memory.copy(own << 12, frame << 12, data << 12)     # the module stays as it is: managers of other cores are made of it
+    ok = ok and place(own, at, data, READ | WRITE)
+    own += data
     at += data << 12
     ok = ok and place(own, at, bss, READ | WRITE)
     own += bss
@@ -93,20 +96,30 @@ def write_boot_page(page):
     while n < loader.module_count:
         memory.store64(page + boot.MANAGER['MODULE_0_BYTES'] + 8 * n, loader.module_end[n] - loader.module_start[n])
         n += 1
+    memory.store64(page + boot.MANAGER['CORE'], r_uint(this.number))
+    memory.store64(page + boot.MANAGER['CORES'], r_uint(this.count))
+    memory.store64(page + boot.MANAGER['CORE_FRAMES'], inventory.core_bytes() >> 12)
 
 
 def endow():
-    """The manager's capabilities: all ports, free memory, the modules."""
-    manager.set_slot(call.SLOT_PORTS, PORTS, R0, r_uint(0x10000))
+    """The manager's capabilities: all ports (the first core's only), free memory, the modules, links to other managers."""
+    if this.is_first():
+        manager.set_slot(call.SLOT_PORTS, PORTS, R0, r_uint(0x10000))
     n = 0
     while n < inventory.free_count:
         manager.set_slot(call.SLOT_MEMORY + n, REGION, inventory.free_first[n], inventory.free_frames[n])
         n += 1
-    n = 1                               # the first module is the manager itself
+    n = 0
+    while n < this.count:
+        if n != this.number:
+            manager.set_slot(call.SLOT_LINK + n, LINK, r_uint(n), R0)
+        n += 1
+    n = 0
     while n < loader.module_count:
         start = loader.module_start[n]
         count = (loader.module_end[n] - start + PAGE - 1) >> 12
-        manager.set_slot(call.SLOT_MODULE + n, REGION, start >> 12, count)
+        if count > R0:
+            manager.set_slot(call.SLOT_MODULE + n, REGION, start >> 12, count)
         n += 1
 
 

@@ -10,6 +10,7 @@ from hypervisor.hw import memory
 NOBODY = 0              # not RAM, or reserved by the firmware
 KERNEL = 1
 FIRST_COMPARTMENT = 2   # owner = FIRST_COMPARTMENT + the compartment's number
+OTHER_CORE = 255        # another core's: its own table knows whose
 
 
 class Frames(object):

@@ -3,8 +3,10 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import image, memory
 from hypervisor.kernel.arena import arena
+from hypervisor.kernel.core import this
 from hypervisor.kernel.frames import FIRST_COMPARTMENT, KERNEL, frames
 from hypervisor.kernel.multiboot import loader
+from hypervisor.spec import core as spec
 from hypervisor.spec import refusal
 from hypervisor.spec.call import MEMORY_REGIONS, MODULES
 from hypervisor.spec.layout import ARENA_BASE, ARENA_BYTES, LARGE_PAGE, PAGE
@@ -14,7 +16,7 @@ LOW_END = r_uint(0x100000)              # below: firmware's, and not worth the c
 REACH = r_uint(1) << 32                 # what is mapped one to one while the kernel starts
 LARGE = r_uint(LARGE_PAGE)
 MANAGER_OWNER = FIRST_COMPARTMENT
-BUSY = MODULES + 2
+BUSY = MODULES + 3
 
 
 class Inventory(object):
@@ -34,9 +36,12 @@ class Inventory(object):
     def open(self):
         """Returns a refusal or NONE."""
         self._busy(LOW_END, image.symbol(r_uint(image.IMAGE_END)))
+        if this.private != R0:
+            self._busy(this.private, this.private + this.private_bytes)
         n = 0
         while n < loader.module_count:
-            self._busy(loader.module_start[n], up(loader.module_end[n], r_uint(PAGE)))
+            if loader.module_end[n] > loader.module_start[n]:
+                self._busy(loader.module_start[n], up(loader.module_end[n], r_uint(PAGE)))
             n += 1
         top = R0
         n = 0
@@ -113,6 +118,7 @@ class Inventory(object):
             self._set(self.busy_start[n], self.busy_end[n], MANAGER_OWNER)
             n += 1
         self._set(LOW_END, image.symbol(r_uint(image.IMAGE_END)), KERNEL)
+        self._set(this.private, this.private + this.private_bytes, KERNEL)
         self._set(self.base, self.base + self.size, KERNEL)
 
     def _set(self, at, end, owner):
@@ -144,8 +150,13 @@ class Inventory(object):
         self.free_frames[self.free_count] = (end - start) >> 12
         self.free_count += 1
 
+    def core_bytes(self):
+        """What a core that is started needs of what it is given, generously: its arena, its copy of the image's data, its manager's stack."""
+        data = image.symbol(r_uint(image.DATA_END)) - image.symbol(r_uint(image.DATA_START))
+        return self.size + up(data + r_uint(spec.BOOT_TABLE_PAGES * PAGE), LARGE) + 2 * LARGE
+
     def take_frames(self, count):
-        """`count` frames from the end of the longest region that is mapped one to one by now, cleared, for the manager itself. Returns
+        """`count` frames from the end of the longest region that is mapped one to one by now, cleared; they are the manager's. Returns
         the first, 0 if there is none."""
         best = -1
         n = 0

@@ -1,12 +1,16 @@
 """The kernel from its first RPython instruction to the loop."""
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.hw import cpu, image
+from hypervisor.hw import cpu, image, memory
 from hypervisor.hw.audit import publish_root
 from hypervisor.hw.heap import seal_heap
 from hypervisor.kernel import loop, panic, serial
+from hypervisor.kernel.apic import apic
+from hypervisor.kernel.core import this
+from hypervisor.kernel.cores import cores
 from hypervisor.kernel.first import load_manager, relocate_manager, vendor_number
 from hypervisor.kernel.inventory import inventory
+from hypervisor.kernel.link import links
 from hypervisor.kernel.multiboot import loader
 from hypervisor.kernel.root import root
 from hypervisor.kernel.scheduler import scheduler
@@ -15,7 +19,7 @@ from hypervisor.kernel.svm import Svm
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vmx import Vmx
-from hypervisor.spec import audit, boot, refusal, status
+from hypervisor.spec import audit, boot, core, refusal, status
 from hypervisor.spec import cpu as bits
 
 R0 = r_uint(0)
@@ -25,11 +29,16 @@ vmx = Vmx()
 
 def kernel_start(magic, information):
     """Called by boot/kernel/support.c. Does not return."""
-    serial.open_port()
+    if magic == r_uint(core.HANDOVER_MAGIC):
+        this.join(information)
+        links.open()
+    else:
+        serial.open_port()
     code = start(magic, information)
     if code != refusal.NONE:
         panic.refuse(code)
     seal_heap()
+    links.say_state(core.RUNNING)
     loop.run_forever()
 
 
@@ -45,7 +54,7 @@ def start(magic, information):
     code = vendor.probe()
     if code != refusal.NONE:
         return code
-    code = timer.open()
+    code = open_timer_and_cores()
     if code != refusal.NONE:
         return code
     if root.build() != status.OK:
@@ -59,7 +68,8 @@ def start(magic, information):
     image.set_kernel_root(root.root)
     inventory.relocate()
     relocate_manager()
-    timer.relocate()
+    apic.relocate()
+    links.relocate()
     switcher.open(vendor)
     code = vendor.enable()
     if code != refusal.NONE:
@@ -67,6 +77,17 @@ def start(magic, information):
     timer.start()
     scheduler.open()
     return refusal.NONE
+
+
+def open_timer_and_cores():
+    """The first core measures, and looks for others; it tells them the rates. Returns a refusal or NONE."""
+    if not this.is_first():
+        return timer.open_again(memory.load64(this.record + core.HANDOVER['TSC_KHZ']), memory.load64(this.record + core.HANDOVER['RATIO']))
+    code = timer.open()
+    if code == refusal.NONE:
+        code = cores.open()
+        links.open()
+    return code
 
 
 def choose_vendor():

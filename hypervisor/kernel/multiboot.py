@@ -1,4 +1,5 @@
-"""What the boot loader says: memory and modules, from multiboot 1 or 2 information, read while memory is mapped one to one.
+"""What the boot loader says: memory and modules, from multiboot 1 or 2 information, read while memory is mapped one to one. To a core
+that was started by the first one, that one is the boot loader.
 
 Sources: Multiboot Specification 0.6.96, "Boot information format"; Multiboot2 Specification 2.0, "Boot information format".
 """
@@ -7,6 +8,7 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.hw import memory
 from hypervisor.spec import refusal
 from hypervisor.spec.call import MODULES
+from hypervisor.spec import core
 
 R0 = r_uint(0)
 MAGIC1 = r_uint(0x2badb002)
@@ -14,12 +16,14 @@ MAGIC2 = r_uint(0x36d76289)
 RANGES = 256            # UEFI machines name their memory in many pieces
 AVAILABLE = 1
 FLAG_MODULES, FLAG_MEMORY_MAP = r_uint(1 << 3), r_uint(1 << 6)
-TAG_END, TAG_MODULE, TAG_MEMORY_MAP = 0, 3, 6
+TAG_END, TAG_MODULE, TAG_MEMORY_MAP, TAG_RSDP1, TAG_RSDP2 = 0, 3, 6, 14, 15
+HANDOVER_MAGIC = r_uint(core.HANDOVER_MAGIC)
+RECORD = core.HANDOVER
 
 
 class Loader(object):
     """ranges: available memory, bytes, disjoint after `read`. others: what the map names otherwise. modules: where the boot modules
-    lie, bytes."""
+    lie, bytes; empty where a core was not given one. rsdp: hpa of ACPI's root pointer, 0 if the boot loader does not tell."""
 
     def __init__(self):
         self.range_start = [R0] * RANGES
@@ -31,6 +35,7 @@ class Loader(object):
         self.module_start = [R0] * MODULES
         self.module_end = [R0] * MODULES
         self.module_count = 0
+        self.rsdp = R0
         self.refusal = refusal.NONE
 
     def read(self, magic, information):
@@ -39,6 +44,8 @@ class Loader(object):
             self._read1(information)
         elif magic == MAGIC2:
             self._read2(information)
+        elif magic == HANDOVER_MAGIC:
+            self._read_record(information)
         else:
             return refusal.BAD_LOADER
         self._tidy()
@@ -77,7 +84,29 @@ class Loader(object):
                 self._module(memory.load32(at + 8), memory.load32(at + 12))
             elif kind == r_uint(TAG_MEMORY_MAP):
                 self._memory_tag(at, at + size)
+            elif kind == r_uint(TAG_RSDP2) or kind == r_uint(TAG_RSDP1) and self.rsdp == R0:
+                self.rsdp = at + 8
             at += (size + 7) & ~r_uint(7)
+
+    def _read_record(self, record):
+        n = 0
+        while r_uint(n) < memory.load64(record + RECORD['RANGES']):
+            self._range(memory.load64(record + RECORD['RANGE_0_START'] + 16 * n), memory.load64(record + RECORD['RANGE_0_END'] + 16 * n))
+            n += 1
+        n = 0
+        while n < MODULES:
+            start = memory.load64(record + RECORD['MODULE_0_START'] + 16 * n)
+            self._module(start, start + memory.load64(record + RECORD['MODULE_0_BYTES'] + 16 * n))
+            n += 1
+
+    def has(self, start, end):
+        """Is [start, end) available memory? After `read`."""
+        n = 0
+        while n < self.range_count:
+            if self.range_start[n] <= start and end <= self.range_end[n]:
+                return True
+            n += 1
+        return False
 
     def _memory_tag(self, at, end):
         step = memory.load32(at + 8)

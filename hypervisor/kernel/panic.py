@@ -4,6 +4,9 @@ from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.kernel import serial
+from hypervisor.kernel.core import this
+from hypervisor.kernel.link import links
+from hypervisor.spec import core
 from hypervisor.spec import panic as codes
 from hypervisor.spec import refusal
 from hypervisor.spec.context import PANIC
@@ -32,7 +35,10 @@ def title(what):
 
 
 def stop():
-    serial.text('bulkhead: the box has stopped\n')
+    """With the first core the box stops; the others look at its state when its doorbell rings. Another core's end is its VMs' end."""
+    if this.is_first():
+        serial.text('bulkhead: the box has stopped\n')
+    links.say_state(core.DEAD)
     cpu.halt()
 
 

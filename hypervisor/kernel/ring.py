@@ -43,7 +43,7 @@ class Ring(object):
         if count > room:
             self.starved = True
             count = room
-        self._move(source, self.head, count, True)
+        move(self.buffer, source, self.head, count, True)
         self.head += count
         return count
 
@@ -52,21 +52,23 @@ class Ring(object):
         count = self.head - self.tail
         if count > most:
             count = most
-        self._move(target, self.tail, count, False)
+        move(self.buffer, target, self.tail, count, False)
         self.tail += count
         return count
 
-    def _move(self, outside, position, count, inwards):
-        offset = position & (CAPACITY - 1)
-        first = CAPACITY - offset
-        if first > count:
-            first = count
-        if inwards:
-            memory.copy(self.buffer + offset, outside, first)
-            memory.copy(self.buffer, outside + first, count - first)
-        else:
-            memory.copy(outside, self.buffer + offset, first)
-            memory.copy(outside + first, self.buffer, count - first)
+
+def move(buffer, outside, position, count, inwards):
+    """Copy count bytes between hva `outside` and the CAPACITY bytes at hva `buffer`, from byte `position` of the stream on."""
+    offset = position & (CAPACITY - 1)
+    first = CAPACITY - offset
+    if first > count:
+        first = count
+    if inwards:
+        memory.copy(buffer + offset, outside, first)
+        memory.copy(buffer, outside + first, count - first)
+    else:
+        memory.copy(outside, buffer + offset, first)
+        memory.copy(outside + first, buffer, count - first)
 
 
 rings = [Ring() for _ in range(limit.RINGS)]

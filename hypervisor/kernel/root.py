@@ -1,14 +1,16 @@
-"""The kernel's own root: image, arena and the local APIC's page; writable or executable, never both; no guest memory."""
+"""The kernel's own root: image, arena, the local APIC's page and those of the links to other cores; writable or executable, never both; no guest memory."""
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import image
+from hypervisor.kernel.apic import apic
 from hypervisor.kernel.arena import Account
+from hypervisor.kernel.core import this
 from hypervisor.kernel.inventory import inventory
+from hypervisor.kernel.link import links
 from hypervisor.kernel.paging import KERNEL_TABLE, Space, kernel_leaf
-from hypervisor.kernel.timer import timer
 from hypervisor.spec import status
 from hypervisor.spec.call import EXECUTE, READ, WRITE
-from hypervisor.spec.layout import ARENA_BASE, DEVICE_BASE, KERNEL_BASE, LARGE_PAGE, PAGE
+from hypervisor.spec.layout import ARENA_BASE, DEVICE_BASE, LARGE_PAGE, PAGE
 from hypervisor.spec.paging import CACHE_DISABLE, LARGE, WRITE_THROUGH
 
 R0 = r_uint(0)
@@ -30,7 +32,9 @@ class Root(Space):
             code = self._arena(owner)
         if code == status.OK:
             bits = kernel_leaf(READ | WRITE) | r_uint(CACHE_DISABLE | WRITE_THROUGH)
-            code = self.map(owner, r_uint(DEVICE_BASE), timer.base(), bits, 0)
+            code = self.map(owner, r_uint(DEVICE_BASE), apic.base(), bits, 0)
+        if code == status.OK:
+            code = links.map(self, owner)
         return code
 
     def _range(self, owner, first, last, rights):
@@ -41,7 +45,7 @@ class Root(Space):
         end = image.symbol(r_uint(last))
         while address < end:
             if address != guard1 and address != guard2:
-                code = self.map(owner, address, address - r_uint(KERNEL_BASE), kernel_leaf(rights), 0)
+                code = self.map(owner, address, this.physical(address), kernel_leaf(rights), 0)
                 if code != status.OK:
                     return code
             address += PAGE

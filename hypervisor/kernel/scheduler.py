@@ -8,10 +8,12 @@ from hypervisor.hw import cpu
 from hypervisor.kernel import limit
 from hypervisor.kernel.compartment import bounds, compartments
 from hypervisor.kernel.line import lines
+from hypervisor.kernel.link import links
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import vcpus
 from hypervisor.spec import ending
+from hypervisor.spec.cpu import VECTOR_DOORBELL
 
 R0 = r_uint(0)
 
@@ -239,6 +241,9 @@ class Scheduler(object):
         vector = cpu.wait_interrupt()
         if lines.is_line(vector):
             lines.arrive(vector)
+        elif vector == r_uint(VECTOR_DOORBELL):
+            timer.acknowledge()
+            links.arrive()
         else:
             timer.acknowledge()
         now = cpu.rdtsc()

@@ -4,10 +4,10 @@ Both rates are measured against the PIT at start, because neither CPUID nor an M
 """
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.hw import cpu, memory
+from hypervisor.hw import cpu
+from hypervisor.kernel.apic import apic
 from hypervisor.spec import lapic, refusal
-from hypervisor.spec.cpu import MSR_APIC_BASE, MSR_X2APIC_FIRST, VECTOR_SPURIOUS, VECTOR_TIMER
-from hypervisor.spec.layout import DEVICE_BASE
+from hypervisor.spec.cpu import VECTOR_SPURIOUS, VECTOR_TIMER
 
 R0 = r_uint(0)
 COUNT = lapic.PIT_HZ // 100             # of the PIT: a hundredth of a second
@@ -21,8 +21,6 @@ class Timer(object):
     """tsc_khz: TSC ticks per millisecond. ratio: LAPIC counts per 2^20 TSC ticks."""
 
     def __init__(self):
-        self.x2apic = False
-        self.window = R0            # hva of the register page
         self.tsc_khz = R0
         self.ratio = R0
         # One measurement
@@ -30,42 +28,32 @@ class Timer(object):
         self.counted = R0
         self.blur = R0
 
-    def base(self):
-        """hpa of the register page."""
-        return cpu.rdmsr(r_uint(MSR_APIC_BASE)) & r_uint(0xffffff000)
-
-    def _read(self, register):
-        if self.x2apic:
-            return cpu.rdmsr(r_uint(MSR_X2APIC_FIRST + (register >> 4)))
-        return memory.load32(self.window + register)
-
-    def _write(self, register, value):
-        if self.x2apic:
-            cpu.wrmsr(r_uint(MSR_X2APIC_FIRST + (register >> 4)), value)
-        else:
-            memory.store32(self.window + register, value)
-
     def open(self):
         """While memory is mapped one to one: silence the PIC, switch the local APIC on, measure both rates. Returns a refusal or NONE."""
         self._quiet_pic()
-        if cpu.cpuid(r_uint(1), R0, r_uint(3)) & r_uint(1 << 9) == R0:
-            return refusal.NO_LAPIC
-        base = cpu.rdmsr(r_uint(MSR_APIC_BASE))
-        self.window = self.base()
-        self.x2apic = base & r_uint(lapic.APIC_BASE_X2APIC) != R0
-        cpu.wrmsr(r_uint(MSR_APIC_BASE), base | r_uint(lapic.APIC_BASE_ENABLE))
-        self._write(lapic.LINT0, r_uint(lapic.EXTINT << lapic.MODE_SHIFT))      # the PICs, all of whose lines are masked (line.py)
-        self._write(lapic.LINT1, r_uint(lapic.MASKED))
-        self._write(lapic.ERROR, r_uint(lapic.MASKED))
-        self._write(lapic.TPR, R0)
-        self._write(lapic.SPURIOUS, r_uint(lapic.SPURIOUS_ENABLE | VECTOR_SPURIOUS))
-        self._write(lapic.DIVIDE, r_uint(lapic.DIVIDE_BY_1))
-        self._write(lapic.TIMER, r_uint(lapic.MASKED | VECTOR_TIMER))
+        code = self._open_apic(r_uint(lapic.EXTINT << lapic.MODE_SHIFT))        # the PICs, all of whose lines are masked (line.py)
+        if code != refusal.NONE:
+            return code
         return self._calibrate()
 
-    def relocate(self):
-        """The kernel root is loaded: the registers are at their address there."""
-        self.window = r_uint(DEVICE_BASE)
+    def open_again(self, tsc_khz, ratio):
+        """As `open`, on a core that another one has started: the rates are known, and the PICs are the first core's."""
+        self.tsc_khz = tsc_khz
+        self.ratio = ratio
+        return self._open_apic(r_uint(lapic.MASKED))
+
+    def _open_apic(self, lint0):
+        if cpu.cpuid(r_uint(1), R0, r_uint(3)) & r_uint(1 << 9) == R0:
+            return refusal.NO_LAPIC
+        apic.open()
+        apic.write(lapic.LINT0, lint0)
+        apic.write(lapic.LINT1, r_uint(lapic.MASKED))
+        apic.write(lapic.ERROR, r_uint(lapic.MASKED))
+        apic.write(lapic.TPR, R0)
+        apic.write(lapic.SPURIOUS, r_uint(lapic.SPURIOUS_ENABLE | VECTOR_SPURIOUS))
+        apic.write(lapic.DIVIDE, r_uint(lapic.DIVIDE_BY_1))
+        apic.write(lapic.TIMER, r_uint(lapic.MASKED | VECTOR_TIMER))
+        return refusal.NONE
 
     def _quiet_pic(self):
         """Move the PIC's lines away from the exceptions' vectors and mask them all."""
@@ -104,7 +92,7 @@ class Timer(object):
         cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(COUNT & 0xff))
         cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), r_uint(COUNT >> 8))
         first = cpu.rdtsc()
-        self._write(lapic.INITIAL_COUNT, r_uint(0xffffffff))
+        apic.write(lapic.INITIAL_COUNT, r_uint(0xffffffff))
         cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate | r_uint(1))      # go
         start = cpu.rdtsc()
         before = start
@@ -113,9 +101,9 @@ class Timer(object):
             if before - start > PATIENCE:
                 break
             cpu.pause()
-        self.counted = r_uint(0xffffffff) - self._read(lapic.CURRENT_COUNT)
+        self.counted = r_uint(0xffffffff) - apic.read(lapic.CURRENT_COUNT)
         last = cpu.rdtsc()
-        self._write(lapic.INITIAL_COUNT, R0)
+        apic.write(lapic.INITIAL_COUNT, R0)
         self.blur = (start - first) + (last - before)
         if before - start > PATIENCE:
             self.ticks = R0                 # it never ends
@@ -123,7 +111,7 @@ class Timer(object):
         self.ticks = ((last - start) + (before - first)) >> 1
 
     def start(self):
-        self._write(lapic.TIMER, r_uint(VECTOR_TIMER))
+        apic.write(lapic.TIMER, r_uint(VECTOR_TIMER))
 
     def arm(self, ticks):
         """Interrupt this core in `ticks` TSC ticks, or a little later."""
@@ -132,10 +120,10 @@ class Timer(object):
         count = ((ticks * self.ratio) >> 20) + 1
         if count > LONGEST:
             count = LONGEST
-        self._write(lapic.INITIAL_COUNT, count)
+        apic.write(lapic.INITIAL_COUNT, count)
 
     def acknowledge(self):
-        self._write(lapic.EOI, R0)
+        apic.acknowledge()
 
 
 timer = Timer()

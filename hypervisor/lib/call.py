@@ -120,6 +120,22 @@ def vcpu_apic_write(vcpu, offset, data):
     return _call(call.VCPU_APIC, r_uint(vcpu), offset, r_uint(1), data)
 
 
+def core_give(core, region, first, count, module, size):
+    """One CORE_GIVE: at most BATCH frames to a core that has not been started. module: a module's number, `size` bytes of it, or
+    spec.core.MEMORY. value(): frames done."""
+    return _call(call.CORE_GIVE, r_uint(core), r_uint(region), r_uint(first), r_uint(count), r_uint(module), r_uint(size))
+
+
+def core_start(core, step):
+    """step: spec.core.INIT, 10 ms later STARTUP, 0.2 ms later STARTUP again."""
+    return _call(call.CORE_START, r_uint(core), r_uint(step))
+
+
+def core_inspect(core):
+    """A core's last words into the task page: a word with their number of bytes, then these. value(): its state, of spec/core.py."""
+    return _call(call.CORE_INSPECT, r_uint(core))
+
+
 def batch_at(address, count):
     """Frames of the next MAP call: up to the next 2-MiB boundary, so that all later batches can use large pages."""
     room = call.BATCH - (intmask(address >> PAGE_SHIFT) & (call.BATCH - 1))

@@ -21,11 +21,13 @@ MODULE_WINDOW = r_uint(0x90000000)      # a VMM's program, as it was loaded
 WORK_WINDOW = r_uint(0x1000000000)      # frames that are being cleared or filled; a multiple of 2 MiB
 
 # Why a VM could not be made, beyond the kernel's status codes.
-NO_FRAMES, BAD_PROGRAM = 32, 33
+NO_FRAMES, BAD_PROGRAM, NO_CORE, CORE_SILENT = 32, 33, 34, 35
 REASONS = dict(status.SENTENCES)
 REASONS[NO_FRAMES] = 'there is not enough contiguous memory left'
 REASONS[BAD_PROGRAM] = 'its VMM program is damaged'
-REASON_TABLE = [REASONS.get(code, 'nobody knows why') for code in range(BAD_PROGRAM + 2)]
+REASONS[NO_CORE] = 'this machine has no such core'
+REASONS[CORE_SILENT] = 'its core did not start'
+REASON_TABLE = [REASONS.get(code, 'nobody knows why') for code in range(CORE_SILENT + 2)]
 
 HEADER = program.OFFSETS
 MOST_PART_BYTES = 64 << 20              # of one part of a program

@@ -10,6 +10,7 @@ from hypervisor.lib.view import View
 from hypervisor.spec import boot, call, layout
 from hypervisor.spec.config import (COMMAND_LINE_BYTES, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, MOST_VCPUS, MOST_VCPUS_TOGETHER, NAME_BYTES,
                                     RAM_MOST, RAM_STEP, VERSION, VM)
+from hypervisor.spec.core import MOST as MOST_CORES
 
 # Sentences go after 'bulkhead: cannot start: '; those about one VM get 'VM record N: ' in front.
 TABLE = [
@@ -48,6 +49,7 @@ TABLE = [
     (37, 'STRINGS_TOO_LONG', 'its strings together do not fit into its boot page'),
     (38, 'NO_VCPU', 'it has no vCPU'),
     (39, 'TOO_MANY_VCPUS', 'it has more than the 4 vCPUs that a VM may have'),
+    (41, 'NO_SUCH_CORE', 'it wants a core beyond the 8 that a box may have'),
     (40, 'TOO_MANY_VCPUS_TOGETHER', 'with it the VMs have more than the 15 vCPUs that a box may have'),
 ]
 SENTENCES = [''] * 64
@@ -58,12 +60,13 @@ for _code, _name, _sentence in TABLE:
 MOST_BYTES = 1 << 20
 FLAGS_KNOWN = boot.FLAG_EXIT_PORT | boot.FLAG_HOST_TSC
 STRING_ROOM = layout.PAGE - boot.STRINGS
+EVERY_CORE = -1
 UNUSED, PROGRAM, GUEST = 0, 1, 2        # what a boot module is used for
 MODULE_STEP = VM['MODULE_1'] - VM['MODULE_0']
 STRING_FROM_MODULE = VM['MODULE_0_STRING'] - VM['MODULE_0']
 _STEP_MASK = r_uint(RAM_STEP - 1)
 assert len(TABLE) < len(SENTENCES) and COMMAND_LINE_BYTES == 1024 and RAM_MOST == 3 << 30 and RAM_STEP == 2 << 20
-assert MOST_VCPUS == 4 and MOST_VCPUS_TOGETHER == 15
+assert MOST_CORES == 8 and MOST_VCPUS == 4 and MOST_VCPUS_TOGETHER == 15
 
 
 def is_name_byte(byte):
@@ -71,13 +74,17 @@ def is_name_byte(byte):
 
 
 class Config(object):
-    """`vms`: MAX_VMS records to fill; `count` of them are. `culprit`: the VM record that the refusal is about, or -1."""
+    """`vms`: MAX_VMS records to fill; `count` of them are. `culprit`: the VM record that the refusal is about, or -1.
+
+    core: the core whose VMs are to be made here, or EVERY_CORE. Memory and modules of others' VMs are not looked at: they are not here.
+    """
 
     def __init__(self, vms):
         assert len(vms) == MAX_VMS
         self.vms = vms
         self.count = 0
         self.culprit = -1
+        self.core = EVERY_CORE
         self.view = View()
         self.uses = [UNUSED] * call.MODULES
         self.strings = 0                # offset of the first byte behind the records
@@ -150,6 +157,8 @@ class Config(object):
         record = HEADER['END'] + index * VM['END']
         answer = self.read_name(vm, record + VM['NAME'], index)
         if answer == OK:
+            answer = self.read_core(vm, record)
+        if answer == OK:
             answer = self.read_memory(vm, record)
         if answer == OK:
             answer = self.read_vcpus(vm, record)
@@ -181,6 +190,16 @@ class Config(object):
                 return NAME_TWICE
         return OK
 
+    def read_core(self, vm, record):
+        core = self.view.u64(record + VM['CORE'])
+        if core >= r_uint(MOST_CORES):
+            return NO_SUCH_CORE
+        vm.core = intmask(core)
+        return OK
+
+    def is_here(self, vm):
+        return self.core == EVERY_CORE or self.core == vm.core
+
     def read_memory(self, vm, record):
         ram = self.view.u64(record + VM['RAM_BYTES'])
         if ram == r_uint(0):
@@ -189,7 +208,7 @@ class Config(object):
             return RAM_UNALIGNED
         if ram > r_uint(RAM_MOST):
             return RAM_MOST_EXCEEDED
-        if ram > self.free_bytes:
+        if ram > self.free_bytes and self.is_here(vm):
             return RAM_TOO_MUCH
         vm.ram_frames = intmask(ram >> 12)
         return OK
@@ -230,6 +249,8 @@ class Config(object):
         vm.module_count = view.u32(record + VM['MODULE_COUNT'])
         if vm.module_count > call.GUEST_MODULES:
             return TOO_MANY_MODULES
+        if not self.is_here(vm):
+            return OK
         answer = self.use_program(vm.vmm_module, modules)
         if answer == OK:
             answer = self.use_guest(vm.image_module, modules, IMAGE_NO_MODULE)

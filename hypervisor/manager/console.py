@@ -111,6 +111,11 @@ class Console(object):
             return 0
         for n in range(count):
             self.hear(vm, intmask(memory.load8(PAGE + r_uint(n))))
+        self.heard(vm, count)
+        return count
+
+    def heard(self, vm, count):
+        """`count` bytes of the VM were handled: show an unfinished line that is open, or has been quiet for long enough."""
         line = self.lines[vm.index]
         if count > 0:
             if self.open == vm.index:
@@ -118,7 +123,6 @@ class Console(object):
             line.heard = rdtsc()
         elif self.open != vm.index and line.terminal.is_waiting() and rdtsc() - line.heard >= self.quiet:
             self.flush(vm)
-        return count
 
     def hear(self, vm, byte):
         """One byte of a guest."""
@@ -257,7 +261,11 @@ class Console(object):
             memory.store8(PAGE + r_uint(n), r_uint(line.keys[n]))
         if call.ring_send(vm.input, line.key_count) != status.OK:
             return
-        taken = intmask(call.value())
+        self.taken(vm, intmask(call.value()), now)
+
+    def taken(self, vm, taken, now):
+        """The VM has taken that many of the keys that wait for it."""
+        line = self.lines[vm.index]
         if taken <= 0 or taken > line.key_count:
             return
         line.taken = now

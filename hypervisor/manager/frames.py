@@ -7,7 +7,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.lib.view import View
 from hypervisor.manager.clock import Clock
-from hypervisor.spec import call, config, layout
+from hypervisor.spec import call, config, core, layout
 from hypervisor.spec.boot import MAGIC, MANAGER, VERSION
 
 LARGE_FRAMES = layout.LARGE_PAGE // layout.PAGE
@@ -85,15 +85,20 @@ class Box(object):
         self.frames = Frames()
         self.tsc_khz = r_uint(1)
         self.vendor = r_uint(0)
+        self.known = False          # the boot page is one
+        self.core = 0
+        self.cores = 1
+        self.core_frames = 0        # that a core needs for itself
         self.clock = Clock()
         self.view = View()
 
     def read(self):
-        """Read the boot page. Returns False when it is not one."""
+        """Read the boot page, if it is one."""
         view = self.view
         view.look_at(r_uint(layout.BOOT_PAGE), layout.PAGE)
         if view.u64(MANAGER['MAGIC']) != r_uint(MAGIC) or view.u64(MANAGER['VERSION']) != r_uint(VERSION):
-            return False
+            return
+        self.known = True
         khz = view.u64(MANAGER['TSC_KHZ'])
         self.tsc_khz = khz if khz != r_uint(0) else r_uint(1)
         self.vendor = view.u64(MANAGER['VENDOR'])
@@ -106,7 +111,9 @@ class Box(object):
         modules.count = self.bounded(MANAGER['MODULE_COUNT'], call.MODULES)
         for n in range(modules.count):
             modules.bytes[n] = self.bounded(MANAGER['MODULE_0_BYTES'] + 8 * n, intmask(MOST_BYTES))
-        return True
+        self.core = self.bounded(MANAGER['CORE'], core.MOST - 1)
+        self.cores = self.bounded(MANAGER['CORES'], core.MOST)
+        self.core_frames = self.bounded(MANAGER['CORE_FRAMES'], intmask(MOST_BYTES))
 
     def bounded(self, offset, most):
         """A word of the boot page as an int, at most `most`."""

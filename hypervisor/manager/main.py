@@ -6,44 +6,38 @@ from hypervisor.hw import memory
 from hypervisor.hw.task import rdtsc, seal_heap
 from hypervisor.lib import call, text
 from hypervisor.manager import config, power
-from hypervisor.manager.build import CONFIG_WINDOW, Builder
-from hypervisor.manager.config import Config
+from hypervisor.manager.build import NO_CORE
 from hypervisor.manager.console import Console
-from hypervisor.manager.frames import Box, frames_of
-from hypervisor.manager.recall import Recall
+from hypervisor.manager.frames import Box
+from hypervisor.manager.keeper import IDLE_MS, PAGE, POLL_MS, Keeper
+from hypervisor.manager.outpost import IDLE, LOST, READY, Outpost
+from hypervisor.manager.post import NOTHING
 from hypervisor.manager.serial import Serial
+from hypervisor.manager.station import Station
 from hypervisor.manager.table import Table, ended_well
-from hypervisor.manager.vm import ABSENT, ENDED, GONE, RUNNING, Vm
-from hypervisor.spec import ending, exit, layout, status
-from hypervisor.spec.call import READ, SLOT_MODULE, SLOT_SELF, STATE_ENDED
-from hypervisor.spec.config import MAX_VMS, MODULE_CONFIG
-from hypervisor.spec.vcpu import INSPECT
+from hypervisor.manager.vm import ENDED, GONE, RUNNING, Vm
+from hypervisor.spec import core, ending, link, status
+from hypervisor.spec.call import SLOT_LINK
+from hypervisor.spec.config import MAX_VMS
 
-POLL_MS = 20            # how often everything is looked at while something is pending, or nobody tells what comes in
-IDLE_MS = 1000          # else
 REFUSED = 2             # the box's status when the configuration is refused
-PAGE = r_uint(layout.TASK_PAGE)
 
 
-class Manager(object):
-    def __init__(self):
-        self.box = Box()
+class Manager(Keeper):
+    """The first core's. outposts: the other cores; the first place is nobody's."""
+
+    def __init__(self, box, vms):
+        Keeper.__init__(self, box, vms)
         self.serial = Serial()
-        self.vms = [Vm(n) for n in range(MAX_VMS)]
-        self.config = Config(self.vms)
         self.console = Console(self.serial, self.vms)
-        self.builder = Builder(self.box, self.config)
-        self.recalls = [Recall() for _ in range(MAX_VMS)]
         self.table = Table(self.console, self.serial)
-        self.count = 0
-        self.signals = r_uint(0)        # fetched and not yet handled
+        self.outposts = [Outpost(n, box, vms) for n in range(core.MOST)]
 
     def run(self):
         """Does not return."""
-        known = self.box.read()
         self.serial.start(self.box.tsc_khz)
         self.box.clock.read()
-        refusal = self.read_config() if known else config.NO_BLOB
+        refusal = self.read_config() if self.box.known else config.NO_BLOB
         if refusal != config.OK:
             self.refuse(refusal)
             self.leave(REFUSED)
@@ -56,17 +50,6 @@ class Manager(object):
 
     # -- start and end
 
-    def read_config(self):
-        """Map and read the blob. Returns OK or a code of config.py."""
-        size = self.box.modules.config_bytes()
-        if size == 0:
-            return config.NO_BLOB
-        if size > config.MOST_BYTES:
-            return config.TOO_LONG
-        if call.map_all(SLOT_SELF, SLOT_MODULE + MODULE_CONFIG, 0, CONFIG_WINDOW, frames_of(size), READ) != status.OK:
-            return config.NOT_MAPPED
-        return self.config.read(CONFIG_WINDOW, self.box.modules, self.box.frames.total())
-
     def refuse(self, code):
         self.console.begin()
         text.write(self.serial, 'cannot start: ')
@@ -78,16 +61,44 @@ class Manager(object):
         self.console.end()
 
     def create_all(self):
-        self.count = self.config.count
+        """The other cores first: they make their VMs while this one makes its own."""
+        self.forget_all()
         self.console.start(self.count, self.box.tsc_khz)
-        for n in range(MAX_VMS):
-            self.vms[n].state = ABSENT
+        for n in range(1, core.MOST):
+            self.start_core(n)
         for n in range(self.count):
-            self.recalls[n].start()
-            self.builder.create(self.vms[n])
-            if self.vms[n].state != RUNNING:
-                self.table.announce(self.vms[n])
+            if self.is_here(self.vms[n]):
+                self.create(self.vms[n])
         self.console.focus_first()
+
+    def start_core(self, number):
+        """Start a core that VMs are to run on. If that fails, these have ended before they began."""
+        outpost = self.outposts[number]
+        outpost.state = IDLE
+        if not self.has_vms(number):
+            return
+        answer = outpost.start(self.count) if number < self.box.cores else NO_CORE
+        for n in range(self.count):
+            vm = self.vms[n]
+            if vm.core == number:
+                vm.state = RUNNING
+        if answer != status.OK:
+            self.say_last_words(number)
+            for n in range(self.count):
+                if self.vms[n].core == number:
+                    self.fail(self.vms[n], answer)
+
+    def fail(self, vm, answer):
+        vm.how = ending.NOT_STARTED
+        vm.detail = r_uint(answer)
+        vm.state = GONE
+        self.table.announce(vm)
+
+    def has_vms(self, number):
+        for n in range(self.count):
+            if self.vms[n].core == number:
+                return True
+        return False
 
     def verdict(self):
         """The box's status: 0 when every VM ended well."""
@@ -119,6 +130,7 @@ class Manager(object):
         self.console.type(rdtsc())
         self.collect(rdtsc() + self.box.tsc_khz * r_uint(self.nap_ms()), more)
         self.handle_ends()
+        self.watch_cores()
         self.enforce_limits()
 
     def nap_ms(self):
@@ -136,13 +148,86 @@ class Manager(object):
         more = False
         for n in range(self.count):
             vm = self.vms[n]
-            if vm.state == RUNNING:
+            if vm.state == RUNNING and self.is_here(vm):
                 self.console.send_keys(vm, now)
                 more = self.console.receive(vm) > 0 or more
+            elif vm.state == RUNNING:
+                self.outposts[vm.core].send_keys(vm, self.console.lines[n])
+                self.console.heard(vm, 0)
             elif vm.state == ENDED:
                 self.recall(vm)
                 more = True
+        for n in range(1, self.box.cores):
+            more = self.serve_core(self.outposts[n]) or more
         return more
+
+    # -- other cores
+
+    def serve_core(self, outpost):
+        """Handle one message of a core. Returns whether there was one."""
+        kind = outpost.next()
+        if kind == NOTHING:
+            return False
+        post = outpost.post
+        vm = self.vms[post.vm]
+        if kind == link.OUTPUT:
+            for n in range(post.length):
+                self.console.hear(vm, post.byte(n))
+            self.console.heard(vm, post.length)
+        elif kind == link.TAKEN:
+            outpost.in_flight[vm.index] = False
+            self.console.taken(vm, intmask(post.word(0)), rdtsc())
+        elif kind == link.ENDED:
+            outpost.note(vm)
+            self.say_end(vm)
+        elif kind == link.REFUSED:
+            self.lose_core(outpost)
+        return True
+
+    def watch_cores(self):
+        """A core that has news and says nothing may have died."""
+        for n in range(1, self.box.cores):
+            outpost = self.outposts[n]
+            if outpost.state == READY and (outpost.post.broken or self.has_news(n) and outpost.is_dead()):
+                while self.serve_core(outpost):
+                    pass
+                self.lose_core(outpost)
+
+    def has_news(self, number):
+        return self.signals & (r_uint(1) << (SLOT_LINK + number)) != r_uint(0)
+
+    def lose_core(self, outpost):
+        """Its VMs are gone; what it left behind is shown."""
+        outpost.state = LOST
+        self.say_last_words(outpost.core)
+        for n in range(self.count):
+            vm = self.vms[n]
+            if vm.core == outpost.core and vm.state == RUNNING:
+                outpost.lose(vm)
+                self.say_end(vm)
+
+    def say_last_words(self, number):
+        """The text that a core has left, line by line."""
+        if call.core_inspect(number) != status.OK:
+            return
+        size = min(intmask(memory.load64(PAGE)), core.STATUS_TEXT_BYTES)
+        begun = False
+        for n in range(size):
+            byte = intmask(memory.load8(PAGE + r_uint(8 + n)))
+            if byte == ord('\n'):
+                if begun:
+                    self.console.end()
+                begun = False
+                continue
+            if not begun:
+                self.console.begin()
+                text.write(self.serial, 'core ')
+                text.decimal(self.serial, r_uint(number))
+                text.write(self.serial, ': ')
+                begun = True
+            self.serial.put(byte)
+        if begun:
+            self.console.end()
 
     def collect(self, deadline, more):
         """Fetch the signals. Block until there are some or the deadline, but only when nothing is left to do: what came in while the
@@ -150,49 +235,20 @@ class Manager(object):
         self.serial.wait(r_uint(1) if more or self.serial.signals != r_uint(0) else deadline)
         self.signals = self.serial.take_signals()
 
-    def handle_ends(self):
-        for n in range(self.count):
-            vm = self.vms[n]
-            if vm.state == RUNNING and self.signals & vm.end_signal != r_uint(0):
-                self.examine(vm)
-
-    def enforce_limits(self):
-        """End each VM that has had the processor for longer than its configuration allows."""
-        for n in range(self.count):
-            vm = self.vms[n]
-            if vm.state == RUNNING and vm.time_limit != 0 and self.has_had(vm, r_uint(vm.time_limit)):
-                call.stop(vm.compartment, ending.TIME_LIMIT, r_uint(vm.time_limit))
-
-    def has_had(self, vm, milliseconds):
-        """Have its vCPUs run for so long? The VMM's own time counts as well: it works for its guest."""
-        if call.inspect(vm.compartment) != status.OK:
-            return False
-        ticks = self.word(INSPECT['TICKS']) + self.word(INSPECT['VMM_TICKS'])
-        return ticks > milliseconds * self.box.tsc_khz
-
-    def examine(self, vm):
-        """The VM is said to have ended: note how, show its last words."""
-        if call.inspect(vm.compartment) != status.OK or intmask(call.value()) != STATE_ENDED:
-            return
-        self.note(vm)
+    def end(self, vm):
+        """Show its last words."""
         while self.console.receive(vm) > 0:
             pass
         vm.state = ENDED
+        self.say_end(vm)
+
+    def say_end(self, vm):
         self.console.finish_all(vm)
         self.table.announce(vm)
         self.console.leave(vm)
 
-    def note(self, vm):
-        """Copy the INSPECT record, before the next call overwrites the task page."""
-        vm.how = intmask(self.word(INSPECT['HOW']))
-        vm.detail = self.word(INSPECT['DETAIL'])
-        vm.ticks = self.word(INSPECT['TICKS'])
-        vm.vmm_ticks = self.word(INSPECT['VMM_TICKS'])
-        for kind in range(exit.COUNT):
-            vm.exits[kind] = self.word(INSPECT['EXITS'] + 8 * kind)
-
-    def word(self, offset):
-        return memory.load64(PAGE + r_uint(offset))
+    def announce(self, vm):
+        self.table.announce(vm)
 
     def recall(self, vm):
         """Take back a piece of what an ended VM had; say so if that failed."""
@@ -207,13 +263,20 @@ class Manager(object):
             self.console.end()
 
 
-manager = Manager()
+box = Box()
+vms = [Vm(n) for n in range(MAX_VMS)]
+manager = Manager(box, vms)
+station = Station(box, vms)
 
 
 def task_main(argument):
     """Called by boot/task/start.S. Everything is prebuilt: from here on nothing allocates."""
     seal_heap()
-    manager.run()
+    box.read()
+    if box.core == core.FIRST:
+        manager.run()
+    else:
+        station.run()
     return 0
 
 

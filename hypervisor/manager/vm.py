@@ -4,16 +4,17 @@ All records are made at import time and filled later, because nothing allocates 
 """
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.spec import call, config, ending, exit
+from hypervisor.spec import call, config, core, ending, exit
 
-ABSENT, RUNNING, ENDED, GONE = 0, 1, 2, 3       # ENDED: its frames are being taken back; GONE: they are the manager's again
+# ENDED: its frames are being taken back; GONE: they are the manager's again; CLOSING: it has ended, and its last words are still to be told
+ABSENT, RUNNING, ENDED, GONE, CLOSING = range(5)
 GRANTS = 3 + call.GUEST_MODULES                 # program, RAM, image, modules
 
 # The manager's slots: three for each VM.
 SLOT_COMPARTMENT = call.SLOT_MANAGER_FREE
 SLOT_OUTPUT = SLOT_COMPARTMENT + config.MAX_VMS     # ring from the VMM
 SLOT_INPUT = SLOT_OUTPUT + config.MAX_VMS           # ring to the VMM
-assert SLOT_INPUT + config.MAX_VMS <= call.SLOTS
+assert SLOT_INPUT + config.MAX_VMS <= call.SLOT_LINK and call.SLOT_LINK + core.MOST <= call.SLOTS
 
 
 class Grant(object):
@@ -44,6 +45,7 @@ class Vm(object):
         self.name_length = 0
         self.ram_frames = 0
         self.vcpus = 1
+        self.core = 0
         self.load_address = r_uint(0)
         self.vmm_module = 0
         self.image_module = 0

@@ -6,7 +6,7 @@ Nothing in the kernel reads it.
 from hypervisor.spec.record import offsets
 
 RECORD = offsets(['KIND', 'COMPARTMENT', 'ROOT'])
-KIND_NONE, KIND_KERNEL, KIND_TASK, KIND_NESTED = range(4)
+KIND_NONE, KIND_KERNEL, KIND_TASK, KIND_NESTED, KIND_CORE = range(5)     # CORE: number and private memory of a core that was started
 RECORDS = 32
 
 C_CONSTANTS = {'AUDIT_RECORDS': RECORDS}

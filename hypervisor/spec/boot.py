@@ -15,7 +15,8 @@ MANAGER = offsets(
     ['MAGIC', 'VERSION', 'TSC_KHZ', 'VENDOR', 'REGIONS'] +
     ['REGION_%d_FRAMES' % n for n in range(MEMORY_REGIONS)] +       # slot SLOT_MEMORY + n
     ['MODULE_COUNT'] +
-    ['MODULE_%d_BYTES' % n for n in range(MODULES)])                # slot SLOT_MODULE + n
+    ['MODULE_%d_BYTES' % n for n in range(MODULES)] +               # slot SLOT_MODULE + n; 0 bytes: not this core's
+    ['CORE', 'CORES', 'CORE_FRAMES'])                               # this core's number; how many there are; frames that each needs itself
 
 VMM = offsets(
     ['MAGIC', 'VERSION', 'TSC_KHZ', 'VENDOR', 'FLAGS',

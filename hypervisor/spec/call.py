@@ -30,6 +30,9 @@ TABLE = [
     (16, 'VCPU_INTERRUPT', ['vcpu', 'kind', 'vector', 'destination'], 'vCPUs that it reaches'),
     (17, 'VCPU_APIC', ['vcpu', 'offset', 'write', 'value'], 'value'),
     (18, 'LINE', ['ports', 'line'], '0'),
+    (19, 'CORE_GIVE', ['core', 'region', 'first', 'count', 'module', 'bytes'], 'frames done'),
+    (20, 'CORE_START', ['core', 'step'], '0'),
+    (21, 'CORE_INSPECT', ['core'], 'state'),
 ]
 for _number, _name, _arguments, _value in TABLE:
     globals()[_name] = _number
@@ -61,6 +64,7 @@ MEMORY_REGIONS = 6
 SLOT_MODULE = 8             # boot modules, one slot each
 MODULES = 24
 SLOT_MANAGER_FREE = 32
+SLOT_LINK = 56              # to the managers of the other cores: core n at SLOT_LINK + n
 
 # Slots of a VMM's table that the manager fills.
 SLOT_PROGRAM = 1            # frames of the VMM's own image, stack and boot page

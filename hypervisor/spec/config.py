@@ -10,7 +10,7 @@ from hypervisor.spec.call import GUEST_MODULES, VCPUS, VCPUS_PER_VM
 from hypervisor.spec.record import offsets
 
 MAGIC = 0x464e4f43444b4c42      # "BLKDCONF"
-VERSION = 2
+VERSION = 3
 MAX_VMS = 8
 MODULE_MANAGER, MODULE_CONFIG, MODULE_FIRST = 0, 1, 2
 
@@ -21,6 +21,7 @@ VM = offsets(
      'RAM_BYTES',                                   # multiple of 2 MiB
      'LOAD_ADDRESS',                                # flat images only
      'VCPUS',                                       # 1 to MOST_VCPUS
+     'CORE',                                        # that it runs on
      ('VMM_MODULE', 4), ('IMAGE_MODULE', 4), ('IMAGE_KIND', 4), ('FLAGS', 4), ('RESTARTS', 4), ('COMMAND_LINE_STRING', 4),
      ('MODULE_COUNT', 4),
      ('TIME_LIMIT', 4)] +

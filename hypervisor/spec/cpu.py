@@ -34,6 +34,7 @@ VECTORS = [
 VECTOR_ERROR_MASK = sum(1 << number for number, _, error in VECTORS if error)
 VECTOR_NAMES = dict((number, '#' + name) for number, name, _ in VECTORS)
 VECTOR_TIMER = 0xf0
+VECTOR_DOORBELL = 0xf1      # another core has something to say
 VECTOR_SPURIOUS = 0xff
 
 C_CONSTANTS = {'VECTOR_ERROR_MASK': VECTOR_ERROR_MASK}

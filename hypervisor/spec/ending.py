@@ -21,6 +21,7 @@ TABLE = [
     (19, 'ENTRY_FAILED', 'kernel', 'the processor refused to enter the guest, rule %d'),
     (20, 'EXIT_UNKNOWN', 'kernel', 'an exit that nobody knows, vendor code 0x%x'),
     (21, 'KERNEL_LIMIT', 'kernel', 'the guest did what this kernel does not support, at rip 0x%x'),
+    (22, 'CORE_STOPPED', 'kernel', 'its core %d stopped'),
     (24, 'DESTROYED', 'manager', 'destroyed by the manager'),
     (25, 'NOT_STARTED', 'manager', 'could not be started, status %d'),
     (26, 'TIME_LIMIT', 'manager', 'used up its time limit of %d ms'),

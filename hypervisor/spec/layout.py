@@ -4,6 +4,7 @@ Kernel root (supervisor pages only)
     KERNEL_BASE   image: .text and .rodata read-only, .data/.bss/stacks private to the core, guard pages
     ARENA_BASE    the core's page arena: page tables, VMCBs/VMCSs, bitmaps, message pages, owner table
     DEVICE_BASE   the local APIC's page
+    LINK_BASE     the pages through which cores talk (hypervisor/spec/core.py), those that this core writes or reads
 Task root
     user half     image, stack, boot page, message pages, whatever the task maps
     kernel half   the entry pages only: what the processor needs to get from ring 3 into the kernel root
@@ -15,6 +16,7 @@ LARGE_PAGE = 0x200000
 KERNEL_BASE = 0xffffffff80000000
 ARENA_BASE = 0xffffffffc0000000
 DEVICE_BASE = 0xffffffffe0000000
+LINK_BASE = 0xfffffffff0000000
 
 ARENA_BYTES = 8 << 20
 

@@ -61,10 +61,10 @@ def only_mistake(text, folder):
 
 def test_good_file_gives_what_it_says(folder):
     text = GOOD + 'command_line = "a=1 b"\nmodules = [{ image = "sector", command_line = "m" }]\n'
-    machine = check.load_text(text.replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\nrestarts = 3\ntime_limit = "2s"\nexit_port = true\nhost_tsc = true'), folder / 'box.toml')
+    machine = check.load_text(text.replace('memory = "64M"', 'memory = "64M"\ncpus = 3').replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\ncpus = [2]\nrestarts = 3\ntime_limit = "2s"\nexit_port = true\nhost_tsc = true'), folder / 'box.toml')
     vm, = machine.vms
-    assert (machine.name, machine.memory, machine.cpus) == ('box', 64 << 20, 1)
-    assert (vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, vm.vmm) == ('one', 16 << 20, 4, 3, 2000, True, True, facts.VMM)
+    assert (machine.name, machine.memory, machine.cpus) == ('box', 64 << 20, 3)
+    assert (vm.name, vm.memory, vm.vcpus, vm.core, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, vm.vmm) == ('one', 16 << 20, 4, 2, 3, 2000, True, True, facts.VMM)
     assert (vm.boot.kind, vm.boot.image, vm.boot.command_line) == ('multiboot', folder / 'guest', 'a=1 b')
     assert vm.boot.modules == ((folder / 'sector', 'm'),)
 
@@ -76,7 +76,13 @@ ONE_MISTAKE = [
     ('memory = "64M"', 'memory = "64 apples"', 2, 'box.memory', 'is no size', 'units: K, M, G'),
     ('memory = "64M"', 'memory = "0M"', 2, 'box.memory', 'no multiple', '"2M"'),
     ('memory = "64M"', 'cpus = 1', 1, 'box.memory', 'is missing', 'memory = '),
-    ('memory = "64M"', 'memory = "64M"\ncpus = 2', 3, 'box.cpus', 'not supported yet', 'cpus = 1'),
+    ('memory = "64M"', 'memory = "64M"\ncpus = 9', 3, 'box.cpus', '9 are more processors than a box may have', 'at most 8'),
+    ('memory = "64M"', 'memory = "64M"\ncpus = 0', 3, 'box.cpus', 'number of processors', 'from 1 to 8'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = [1]', 7, 'vm "one", cpus', 'processor 1 is not there: the box has 1', 'cpus = 2 in [box]'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = []', 7, 'vm "one", cpus', 'names 0 processors', 'cpus = [0]'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = [0, 1]', 7, 'vm "one", cpus', 'names 2 processors', '[0]'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = [true]', 7, 'vm "one", cpus', 'list of the processors', '[1]'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = [-1]', 7, 'vm "one", cpus', 'list of the processors', '[1]'),
     ('memory = "64M"', 'memory = "64M"\nname = "A B"', 3, 'box.name', "' ', 'A', 'B'", '"a-b"'),
     ('memory = "64M"', 'memory = "18M"', 2, 'box.memory', 'too little', 'or more'),
     ('memory = "64M"', 'memori = "64M"', 2, 'box.memori', 'no key that is known', 'memory (did you mean'),
@@ -90,14 +96,14 @@ ONE_MISTAKE = [
     ('name = "one"\n', '', 4, 'vm 1, name', 'is missing', 'name = '),
     ('memory = "16M"', 'memory = "4G"', 6, 'vm "one", memory', 'more than a VM may have', '"3G"'),
     ('memory = "16M"', 'memory = "-2M"', 6, 'vm "one", memory', 'is no size', ''),
-    ('memory = "64M"', 'memory = "64M"\ncpus = true', 3, 'box.cpus', 'number of processors', 'cpus = 1'),
+    ('memory = "64M"', 'memory = "64M"\ncpus = true', 3, 'box.cpus', 'number of processors', 'from 1 to 8'),
     ('memory = "64M"', 'memory = "64M"\nvcpus = 2', 3, 'box.vcpus', 'no key', 'cpus, or vcpus in [[vm]]'),
     ('memory = "16M"', 'memory = "16M"\nvcpus = 0', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
     ('memory = "16M"', 'memory = "16M"\nvcpus = -1', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
     ('memory = "16M"', 'memory = "16M"\nvcpus = true', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
     ('memory = "16M"', 'memory = "16M"\nvcpus = "2"', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
     ('memory = "16M"', 'memory = "16M"\nvcpus = 5', 7, 'vm "one", vcpus', '5 are more than a VM may have', 'at most 4'),
-    ('memory = "16M"', 'memory = "16M"\ncpus = 2', 7, 'vm "one", cpus', 'no key', 'vcpus, or cpus in [box]'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = 2', 7, 'vm "one", cpus', 'list of the processors', 'cpus = [2] for processor 2, or vcpus = 2'),
     ('memory = "16M"', 'memory = "16M"\nrestarts = -1', 7, 'vm "one", restarts', 'how often', 'from 0'),
     ('memory = "16M"', 'memory = "16M"\ntime_limit = 5', 7, 'vm "one", time_limit', 'no time', '"500ms"'),
     ('memory = "16M"', 'memory = "16M"\ntime_limit = "0s"', 7, 'vm "one", time_limit', 'no time', '"500ms"'),

@@ -302,6 +302,7 @@ class FakeKernel(object):
         put('REGIONS', len(self.region_frames))
         for n, count in enumerate(self.region_frames):
             put('REGION_%d_FRAMES' % n, count)
+        put('CORES', 1)
         put('MODULE_COUNT', len(self.module_bytes))
         for n, size in enumerate(self.module_bytes):
             put('MODULE_%d_BYTES' % n, size)

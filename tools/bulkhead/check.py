@@ -7,6 +7,7 @@ from bulkhead import config, image, linux
 from bulkhead.facts import BUILD, KERNEL, MANAGER, VMM, call, config as facts, layout, program, shown, size_text
 
 LOW_MEMORY = 1 << 20                # left to the firmware
+CORE_BYTES = 6 << 20             # of a core that is started, beyond its arena and its frames' table
 KERNEL_BYTES = 2 << 20              # when it is not built yet, or smaller
 HOLE, HOLE_END = 0xc0000000, 1 << 32    # emulated machines have at least this hole below 4 GiB
 PLACEHOLDER = '@'                   # the checkout's build folder
@@ -29,6 +30,7 @@ class Vm:
     name: str
     memory: int
     vcpus: int
+    core: int
     restarts: int
     time_limit: int                 # milliseconds, 0: none
     exit_port: bool
@@ -76,6 +78,7 @@ def finish(machine, source):
         source.add(('vm', facts.MAX_VMS), 'is one VM too many', 'at most %d VMs in a box' % facts.MAX_VMS)
     _check_names(machine, source)
     _check_vcpus(machine, source)
+    _check_cores(machine, source)
     files = [_files(vm, source, n) for n, vm in enumerate(machine.vm)]
     _check_module_count(machine, source)
     name = machine.box.name if machine.box and machine.box.name else _name_of(source, machine)
@@ -92,7 +95,7 @@ def _finished(vm, files):
     boot = Boot(vm.boot.kind, files.image, vm.boot.command_line, load if vm.boot.kind == 'flat' else 0,
                 tuple((path, module.command_line) for path, module in zip(files.modules, config.modules_of(vm.boot))),
                 vm.boot.unattended)
-    return Vm(vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, files.vmm, boot)
+    return Vm(vm.name, vm.memory, vm.vcpus, vm.cpus[0], vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, files.vmm, boot)
 
 
 def _name_of(source, machine):
@@ -124,6 +127,15 @@ def _check_vcpus(machine, source):
             source.add(('vm', n, 'vcpus'), 'the VMs up to this one have %d virtual processors together' % count,
                        'fewer here or in another VM: at most %d in a box' % facts.MOST_VCPUS_TOGETHER)
             return
+
+
+def _check_cores(machine, source):
+    if machine.box is None or machine.box.cpus is None:
+        return
+    for n, vm in enumerate(machine.vm):
+        if vm.cpus is not None and vm.cpus[0] >= machine.box.cpus:
+            source.add(('vm', n, 'cpus'), 'processor %d is not there: the box has %d, numbered from 0' % (vm.cpus[0], machine.box.cpus),
+                       'cpus = %d in [box], or a smaller number here' % (vm.cpus[0] + 1))
 
 
 def _check_module_count(machine, source):
@@ -290,7 +302,7 @@ def _check_sum(machine, files, source):
     tasks = sum(_round_up(size, layout.PAGE) + (layout.STACK_PAGES + 64) * layout.PAGE for size in programs + [1 << 20])
     alignment = facts.RAM_STEP * (len(machine.vm) > 0) + layout.PAGE * 2 * len(machine.vm)
     own = LOW_MEMORY + kernel + layout.ARENA_BYTES + modules + tasks + alignment
-    needed = vms + own
+    needed = vms + own + _cores_own(machine, programs)
     usable = machine.box.memory
     if needed > usable:
         source.add(('box', 'memory'), '%s are too little: the VMs have %s together, and Bulkhead, images and modules need %s more'
@@ -298,6 +310,15 @@ def _check_sum(machine, files, source):
                    'memory = "%s" or more' % size_text(_round_up(needed, 16 << 20)))
         return
     _check_contiguous(machine, source, own)
+
+
+def _cores_own(machine, programs):
+    """What the cores beyond the first need for themselves: a kernel's memory, copies of the programs, room for each VM's own."""
+    cores = set(vm.cpus[0] for vm in machine.vm) - {0}
+    manager = _size_of(MANAGER, 1 << 20)
+    table = _round_up(machine.box.memory // layout.PAGE * 2, facts.RAM_STEP)
+    each = layout.ARENA_BYTES + table + CORE_BYTES + 2 * facts.RAM_STEP + _round_up(manager + (1 << 20), facts.RAM_STEP)
+    return len(cores) * each + sum(_round_up(size, layout.PAGE) + facts.RAM_STEP for vm, size in zip(machine.vm, programs) if vm.cpus[0])
 
 
 def _check_contiguous(machine, source, own):

@@ -14,7 +14,7 @@ import pydantic
 from pydantic_core import PydanticCustomError
 
 from bulkhead import position
-from bulkhead.facts import boot as boot_facts, call, config as facts, layout, size_text
+from bulkhead.facts import boot as boot_facts, call, config as facts, core, layout, size_text
 from bulkhead.mistake import Mistake, Mistakes
 
 UNITS = {'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30}
@@ -85,9 +85,19 @@ def _command_line(value):
 
 def _cpus(value):
     if type(value) is not int or value < 1:
-        raise wrong('is a number of processors', '1')
-    if value > 1:
-        raise wrong('%d processors are not supported yet: there is one' % value, '1')
+        raise wrong('is a number of processors', 'a number from 1 to %d' % core.MOST)
+    if value > core.MOST:
+        raise wrong('%d are more processors than a box may have' % value, 'at most %d' % core.MOST)
+    return value
+
+
+def _own_cpus(value):
+    if type(value) is int and value > 0:
+        raise wrong('is a list of the processors that the VM runs on', '[%d] for processor %d, or vcpus = %d for virtual ones' % (value, value, value))
+    if not isinstance(value, list) or any(type(each) is not int or each < 0 for each in value):
+        raise wrong('is a list of the processors that the VM runs on', '[1]')
+    if len(value) != 1:
+        raise wrong('names %d processors: a VM runs on one' % len(value), '[%d]' % (value[0] if value else 0))
     return value
 
 
@@ -165,6 +175,7 @@ class Vm(Table):
     name: _checked(_name, str) = None
     memory: _checked(_vm_memory, int) = None
     vcpus: _checked(_vcpus, int) = 1
+    cpus: _checked(_own_cpus, list) = [0]
     restarts: _checked(_restarts, int) = 0
     time_limit: _checked(_time_limit, int) = 0
     exit_port: bool = False
@@ -327,7 +338,7 @@ def _explain(source, error):
 
 def _assigned(path, write):
     key = next((part for part in reversed(path) if isinstance(part, str)), '')
-    return '%s = %s' % (key, write) if write[:1] in '"0123456789tf' and write else write
+    return '%s = %s' % (key, write) if write[:1] in '"[0123456789tf' and write else write
 
 
 def _shape(path):

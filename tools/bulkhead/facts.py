@@ -19,13 +19,13 @@ def _import_facts():
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
     try:
-        from hypervisor.spec import boot, call, config, layout, program
+        from hypervisor.spec import boot, call, config, core, layout, program
     finally:
         sys.dont_write_bytecode = before
-    return boot, call, config, layout, program
+    return boot, call, config, core, layout, program
 
 
-boot, call, config, layout, program = _import_facts()
+boot, call, config, core, layout, program = _import_facts()
 
 
 def shown(path):

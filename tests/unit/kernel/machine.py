@@ -21,6 +21,7 @@ from tests.unit.kernel.memory import PAGE, Memory, install
 
 MEGA = 1 << 20
 LAPIC = 0xfee00000
+ROM = 0xe0000                   # to 1 MiB: the BIOS, and where its ACPI root pointer may be
 TICKS_PER_COUNT = 10            # of the TSC, per count of the local APIC's timer
 TSC_HZ = 10 ** 9
 INFORMATION = 0x9000            # where the boot loader's information lies
@@ -129,7 +130,7 @@ class Machine(object):
         self.log = []                       # ('task', number) and ('guest', number) in the order in which they ran
         self.ram = list(ram)
         self.contents = [manager_image() if content is None else content for content in modules]
-        self.memory = Memory([(start, start + size) for start, size, _ in ram] + [(LAPIC, LAPIC + PAGE)])
+        self.memory = Memory([(start, start + size) for start, size, _ in ram] + [(ROM, MEGA), (LAPIC, LAPIC + PAGE)])
         self.places = []
         at = FIRST_MODULE
         for content in self.contents:

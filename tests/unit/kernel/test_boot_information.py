@@ -225,8 +225,11 @@ def test_manager_gets_its_program_and_nothing_else(make_machine):
     layout = [(0x400000, 1, 'r')] + [(0x401000, 2, 'x')] + [(0x403000, 1, 'r'), (0x404000, 3, 'w'), (0x700f0000, 16, 'w'), (BOOT_PAGE, 1, 'r'), (BOOT_PAGE + PAGE, 1, 'w')]
     expected = dict((start + n * PAGE, right) for start, count, right in layout for n in range(count))
     assert dict((at, 'w' if page.writable else 'x' if page.executable else 'r') for at, page in pages.items()) == expected
-    for n in range(5):
+    for n in range(4):
         assert pages[0x400000 + n * PAGE].frame * PAGE == FIRST_MODULE + n * PAGE
+    data = pages[0x404000].frame
+    assert data != FIRST_MODULE // PAGE + 4, 'the module stays as it was loaded: managers of other cores are made of it'
+    assert machine.memory.frame(data) == machine.memory.frame(FIRST_MODULE // PAGE + 4)
 
 
 def test_kernel_root_has_guard_pages_and_no_one_to_one_map(make_machine):

@@ -1,5 +1,8 @@
 """Runs the whole manager, from boot page to power-off, on the fake kernel."""
+from hypervisor.manager.frames import Box
 from hypervisor.manager.main import Manager
+from hypervisor.manager.vm import Vm
+from hypervisor.spec.config import MAX_VMS
 from hypervisor.spec import ending
 from tests.unit.fake_kernel import BoxOff, FakeKernel
 from tests.unit.manager import blob
@@ -7,13 +10,20 @@ from tests.unit.manager import blob
 EXITED = ('end', ending.EXITED, 0)
 
 
+def make_manager(kernel):
+    """The first core's manager, about to run."""
+    kernel.boot_manager()
+    box = Box()
+    box.read()
+    return Manager(box, [Vm(n) for n in range(MAX_VMS)])
+
+
 class Run(object):
     """One finished run. lines: what the serial port said; status: of the box; kernel; manager."""
 
     def __init__(self, kernel):
         self.kernel = kernel
-        self.manager = Manager()
-        kernel.boot_manager()
+        self.manager = make_manager(kernel)
         self.status = None
         try:
             self.manager.run()

@@ -102,6 +102,7 @@ def several(*vcpus):
     (one(ram=1 << 30), config.OK),
     (one(vcpus=0), config.NO_VCPU), (one(vcpus=4), config.OK), (one(vcpus=5), config.TOO_MANY_VCPUS), (one(vcpus=1 << 32), config.TOO_MANY_VCPUS),
     (one(vcpus=1 << 63), config.TOO_MANY_VCPUS), (one(vcpus=(1 << 64) - 1), config.TOO_MANY_VCPUS),
+    (one(core=7), config.OK), (one(core=8), config.NO_SUCH_CORE), (one(core=(1 << 64) - 1), config.NO_SUCH_CORE),
     (several(4, 4, 4, 3), config.OK), (several(4, 4, 4, 4), config.TOO_MANY_VCPUS_TOGETHER), (several(4, 4, 4, 3, 1), config.TOO_MANY_VCPUS_TOGETHER),
     (one(vmm=0), config.VMM_NO_MODULE), (one(vmm=1), config.VMM_NO_MODULE), (one(vmm=8), config.VMM_NO_MODULE),
     (one(vmm=0xffffffff), config.VMM_NO_MODULE), (one(image=1), config.IMAGE_NO_MODULE), (one(image=8), config.IMAGE_NO_MODULE),
@@ -223,5 +224,5 @@ def check_accepted(parser, size):
         assert 2 <= vm.vmm_module < 8
         images += [vm.image_module] + vm.modules[:vm.module_count]
         for offset in [vm.command_line] + vm.module_strings[:vm.module_count]:
-            assert offset == 0 or 24 + 120 * parser.count <= offset < size
+            assert offset == 0 or 24 + 128 * parser.count <= offset < size
     assert len(images) == len(set(images)) and all(2 <= image < 8 for image in images)

@@ -7,7 +7,7 @@ from hypervisor.manager import config
 from hypervisor.spec import boot, call, ending, exit, layout, status
 from tests.unit.fake_kernel import GARBAGE, TSC_KHZ, FakeKernel, Uart, quick
 from tests.unit.manager import blob
-from tests.unit.manager.box import EXITED, Run, modules, two_guests
+from tests.unit.manager.box import EXITED, Run, make_manager, modules, two_guests
 
 PAGE = layout.PAGE
 READ, WRITE, EXECUTE = call.READ, call.WRITE, call.EXECUTE
@@ -466,10 +466,8 @@ def test_a_serial_port_that_is_absent_or_broken_does_not_stop_the_box():
         kernel = two_guests([('send', 'to nobody\n')], [])
         kernel.uart.present = fault != 'absent'
         kernel.uart.stuck = fault == 'stuck'
-        kernel.boot_manager()
         try:
-            from hypervisor.manager.main import Manager
-            Manager().run()
+            make_manager(kernel).run()
         except Exception as off:
             assert getattr(off, 'status', None) == 0
 

@@ -1,0 +1,104 @@
+"""What every core's manager does for the VMs of its core: make them, notice how they end, keep their limits, take back what they had.
+
+The first core's manager (main.py) also serves the serial port; another core's (station.py) tells it what happens here.
+"""
+from rpython.rlib.rarithmetic import intmask, r_uint
+
+from hypervisor.hw import memory
+from hypervisor.lib import call
+from hypervisor.manager import config
+from hypervisor.manager.build import CONFIG_WINDOW, Builder
+from hypervisor.manager.config import Config
+from hypervisor.manager.frames import frames_of
+from hypervisor.manager.recall import Recall
+from hypervisor.manager.vm import ABSENT, RUNNING
+from hypervisor.spec import ending, exit, layout, status
+from hypervisor.spec.call import READ, SLOT_MODULE, SLOT_SELF, STATE_ENDED
+from hypervisor.spec.config import MAX_VMS, MODULE_CONFIG
+from hypervisor.spec.vcpu import INSPECT
+
+POLL_MS = 20            # how often everything is looked at while something is pending, or nobody tells what comes in
+IDLE_MS = 1000          # else
+PAGE = r_uint(layout.TASK_PAGE)
+
+
+class Keeper(object):
+    def __init__(self, box, vms):
+        self.box = box
+        self.vms = vms
+        self.config = Config(self.vms)
+        self.builder = Builder(self.box, self.config)
+        self.recalls = [Recall() for _ in range(MAX_VMS)]
+        self.count = 0
+        self.signals = r_uint(0)        # fetched and not yet handled
+
+    def read_config(self):
+        """Map and read the blob. Returns OK or a code of config.py."""
+        size = self.box.modules.config_bytes()
+        if size == 0:
+            return config.NO_BLOB
+        if size > config.MOST_BYTES:
+            return config.TOO_LONG
+        if call.map_all(SLOT_SELF, SLOT_MODULE + MODULE_CONFIG, 0, CONFIG_WINDOW, frames_of(size), READ) != status.OK:
+            return config.NOT_MAPPED
+        return self.config.read(CONFIG_WINDOW, self.box.modules, self.box.frames.total())
+
+    def is_here(self, vm):
+        return vm.core == self.box.core
+
+    def forget_all(self):
+        self.count = self.config.count
+        for n in range(MAX_VMS):
+            self.vms[n].state = ABSENT
+            self.recalls[n].start()
+
+    def create(self, vm):
+        self.builder.create(vm)
+        if vm.state != RUNNING:
+            self.announce(vm)
+
+    def announce(self, vm):
+        """Say that the VM has ended."""
+
+
+    def handle_ends(self):
+        for n in range(self.count):
+            vm = self.vms[n]
+            if vm.state == RUNNING and self.is_here(vm) and self.signals & vm.end_signal != r_uint(0):
+                self.examine(vm)
+
+    def examine(self, vm):
+        """The VM is said to have ended: note how."""
+        if call.inspect(vm.compartment) != status.OK or intmask(call.value()) != STATE_ENDED:
+            return
+        self.note(vm)
+        self.end(vm)
+
+    def end(self, vm):
+        """It has ended, and how is noted."""
+
+    def note(self, vm):
+        """Copy the INSPECT record, before the next call overwrites the task page."""
+        vm.how = intmask(self.word(INSPECT['HOW']))
+        vm.detail = self.word(INSPECT['DETAIL'])
+        vm.ticks = self.word(INSPECT['TICKS'])
+        vm.vmm_ticks = self.word(INSPECT['VMM_TICKS'])
+        for kind in range(exit.COUNT):
+            vm.exits[kind] = self.word(INSPECT['EXITS'] + 8 * kind)
+
+    def word(self, offset):
+        return memory.load64(PAGE + r_uint(offset))
+
+    def enforce_limits(self):
+        """End each VM that has had the processor for longer than its configuration allows."""
+        for n in range(self.count):
+            vm = self.vms[n]
+            if vm.state == RUNNING and self.is_here(vm) and vm.time_limit != 0 and self.has_had(vm, r_uint(vm.time_limit)):
+                call.stop(vm.compartment, ending.TIME_LIMIT, r_uint(vm.time_limit))
+
+    def has_had(self, vm, milliseconds):
+        """Have its vCPUs run for so long? The VMM's own time counts as well: it works for its guest."""
+        if call.inspect(vm.compartment) != status.OK:
+            return False
+        ticks = self.word(INSPECT['TICKS']) + self.word(INSPECT['VMM_TICKS'])
+        return ticks > milliseconds * self.box.tsc_khz
