@@ -2,7 +2,7 @@
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
-from hypervisor.kernel import answer, interrupts, state
+from hypervisor.kernel import answer, hypercall, interrupts, state
 from hypervisor.kernel.line import lines
 from hypervisor.kernel.link import links
 from hypervisor.kernel.quick import is_pat
@@ -22,7 +22,6 @@ LEAVES = r_uint(CPUID_LEAVES)
 ASK = r_uint(CPUID_ASK - CPUID_TABLE)
 CLASS_HYPERVISOR, CLASS_EXTENDED, CLASS_OWN = [r_uint(first) for first in CPUID_CLASSES[1:]]
 OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
-UNKNOWN_HYPERCALL = ~r_uint(0)
 
 
 def handle(vcpu):
@@ -41,7 +40,7 @@ def handle(vcpu):
     elif kind == kinds.INTERRUPT:
         interrupt(vcpu.exit_value)
     elif kind == kinds.HYPERCALL:
-        hypercall(vcpu)
+        hypercall.handle(vcpu)
     elif kind == kinds.MSR_READ:
         msr_read(vcpu)
     elif kind == kinds.MSR_WRITE:
@@ -137,15 +136,6 @@ def cpuid_result(vcpu, eax, ebx, ecx, edx):
     switcher.vendor.advance(vcpu)
 
 
-def hypercall(vcpu):
-    """RAX 0 does nothing and answers 0; there are no others."""
-    if vcpu.gpr(RAX) == R0:
-        vcpu.set_gpr(RAX, R0)
-    else:
-        vcpu.set_gpr(RAX, UNKNOWN_HYPERCALL)
-    switcher.vendor.advance(vcpu)
-
-
 def msr_read(vcpu):
     """EFER and PAT are part of a context; the rest is the VMM's policy."""
     number = vcpu.exit_selector
@@ -207,13 +197,8 @@ def xsetbv(vcpu):
     value = (vcpu.gpr(RDX) & LOW32) << 32 | (vcpu.gpr(RAX) & LOW32)
     index = vcpu.gpr(RCX) & LOW32
     bad = index != R0 or value & XCR0_X87 == R0 or value & ~switcher.xcr0 != R0 or value & r_uint(6) == r_uint(4)
-    if bad or vcpu_cpl(vcpu) != R0:
+    if bad or state.cpl(vcpu) != R0:
         general_protection(vcpu)
         return
     switcher.set_xcr0(vcpu, value)      # this vCPU's state is the live one: it has just run
     switcher.vendor.advance(vcpu)
-
-
-def vcpu_cpl(vcpu):
-    """The current privilege level: SS.DPL, on both vendors."""
-    return (switcher.vendor.get(vcpu, fields.SS_ATTRIBUTES) >> 5) & 3

@@ -186,6 +186,19 @@ def named(vcpu, other, shorthand, destination, logical):
     return other.apic.is_addressed(destination, logical)
 
 
+def accepts(other, command):
+    """Would this vCPU take the message? As KVM counts them: no level that is not asserted, no APIC that is off, no SMI and no ExtINT."""
+    mode = intmask((command >> 8) & 7)
+    if mode == spec.FIXED or mode == spec.LOWEST:
+        return not is_release(command) and command & r_uint(0xff) >= r_uint(16) and other.apic.software_enabled()
+    return mode == spec.NMI or mode == spec.STARTUP or mode == spec.INIT and not is_release(command)
+
+
+def is_release(command):
+    """A level-triggered message that takes something back."""
+    return command & r_uint(spec.ICR_LEVEL) != R0 and command & r_uint(spec.ICR_ASSERT) == R0
+
+
 def arrive(other, command):
     """One vCPU gets the message."""
     mode = intmask((command >> 8) & 7)
@@ -197,8 +210,8 @@ def arrive(other, command):
         startup.startup(other, command & r_uint(0xff))
         return
     elif mode == spec.INIT:
-        if command & r_uint(spec.ICR_LEVEL) != R0 and command & r_uint(spec.ICR_ASSERT) == R0:
-            return                      # INIT level de-assert: processors since the Pentium 4 ignore it
+        if is_release(command):
+            return                      # processors since the Pentium 4 ignore it
         if other.outstanding:
             other.init = True
         elif other.started:

@@ -206,13 +206,21 @@ def apply_flow(vcpu, page):
 
 def rip_rule(vcpu):
     """Last, because what RIP may be depends on CS and EFER as they are by now. Returns 0 or the broken rule."""
-    vendor = switcher.vendor
-    rip = vendor.get(vcpu, fields.RIP)
-    long_code = (vendor.get(vcpu, fields.EFER) & r_uint(bits.EFER_LMA) != R0 and
-                 vendor.get(vcpu, fields.CS_ATTRIBUTES) & r_uint(1 << 9) != R0)
-    if not canonical(rip) or (not long_code and rip > LIMIT32):
+    rip = switcher.vendor.get(vcpu, fields.RIP)
+    if not canonical(rip) or (rip > LIMIT32 and not in_64_bit_code(vcpu)):
         return rules.RULE_RIP
     return 0
+
+
+def in_64_bit_code(vcpu):
+    vendor = switcher.vendor
+    return (vendor.get(vcpu, fields.EFER) & r_uint(bits.EFER_LMA) != R0 and
+            vendor.get(vcpu, fields.CS_ATTRIBUTES) & r_uint(bits.SEGMENT_LONG) != R0)
+
+
+def cpl(vcpu):
+    """The current privilege level: SS.DPL, on both vendors."""
+    return (switcher.vendor.get(vcpu, fields.SS_ATTRIBUTES) >> 5) & 3
 
 
 def write(vcpu, groups):

@@ -24,7 +24,7 @@ LOW32 = r_uint(0xffffffff)
 NOTHING_CURRENT = ~R0
 CR2 = AREA['CR2']
 PRESENT = r_uint(0x80)                  # of a segment's attributes
-CS_LONG = r_uint(1 << 9)
+CS_LONG = r_uint(bits.SEGMENT_LONG)
 CR0_CD, CR0_NW, CR0_PE, CR0_PG = [r_uint(bit) for bit in (bits.CR0_CD, bits.CR0_NW, bits.CR0_PE, bits.CR0_PG)]
 EFER_LMA, EFER_LME = r_uint(bits.EFER_LMA), r_uint(bits.EFER_LME)
 

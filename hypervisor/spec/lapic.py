@@ -22,6 +22,7 @@ LVT_MODE_ONE_SHOT, LVT_MODE_PERIODIC, LVT_MODE_DEADLINE = 0, 1, 2       # bits 1
 ESR_ILLEGAL_SENT, ESR_ILLEGAL_RECEIVED, ESR_ILLEGAL_REGISTER = 1 << 5, 1 << 6, 1 << 7
 # ICR: bits 7:0 vector, 10:8 mode, 11 logical, 14 assert, 15 level, 19:18 shorthand
 ICR_LOGICAL, ICR_ASSERT, ICR_LEVEL = 1 << 11, 1 << 14, 1 << 15
+ICR_SHORTHAND_SHIFT = 18
 SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS = 0, 1, 2, 3
 
 # The guest's timer counts one for every 2^TIMER_SHIFT TSC ticks, before its divider.

@@ -1,8 +1,8 @@
-"""KVM's paravirtual interface, as far as it helps: the clock that needs no exit.
+"""KVM's paravirtual interface, as far as it helps: the clock that needs no exit, and interrupts to many vCPUs by one hypercall.
 
 The kernel's TSC runs evenly on the one core there is, so a clock page is written once, when the guest names it, and stays right;
-the guest reads the time by RDTSC alone. Not offered: PV EOI and steal time, because the kernel would have to write them and it
-never maps guest memory; PV IPI, because the kernel knows no hypercall but the null one.
+the guest reads the time by RDTSC alone. The hypercall is the kernel's (hypervisor/kernel/hypercall.py). Not offered: PV EOI and steal
+time, because the kernel would have to write them and it never maps guest memory.
 Source: Linux, Documentation/virt/kvm/x86/msr.rst and cpuid.rst; the layouts are pvclock_wall_clock and pvclock_vcpu_time_info.
 """
 from rpython.rlib.rarithmetic import r_uint
@@ -10,8 +10,8 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.spec.call import VCPUS_PER_VM
 from hypervisor.spec.record import offsets
 
-CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE = 1 << 0, 1 << 1, 1 << 3, 1 << 24
-FEATURES = CLOCKSOURCE | NOP_IO_DELAY | CLOCKSOURCE2 | CLOCKSOURCE_STABLE       # CPUID leaf 0x40000001, EAX
+CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, SEND_IPI, CLOCKSOURCE_STABLE = 1 << 0, 1 << 1, 1 << 3, 1 << 11, 1 << 24
+FEATURES = CLOCKSOURCE | NOP_IO_DELAY | CLOCKSOURCE2 | SEND_IPI | CLOCKSOURCE_STABLE       # CPUID leaf 0x40000001, EAX
 
 MSR_WALL_CLOCK_OLD, MSR_SYSTEM_TIME_OLD = r_uint(0x11), r_uint(0x12)            # of CLOCKSOURCE
 MSR_WALL_CLOCK, MSR_SYSTEM_TIME = r_uint(0x4b564d00), r_uint(0x4b564d01)        # of CLOCKSOURCE2

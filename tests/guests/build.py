@@ -196,6 +196,9 @@ GUESTS = [
     # QEMU 7.2's TCG has no x2APIC, so a bare PC there cannot run it.
     _guest("localapic", 64, "its own interrupt controller: priorities, timer, interrupts to itself", [
         Run(bare=False, expect=[r"^localapic: 0 wrong$"], reject=[r"wrong: "])]),
+    replace(_guest("pvipi", 64, "KVM's hypercall that sends an interrupt to many processors", [
+        Run(bare=False, expect=[r"^pvipi: 19 checks, 0 wrong$"], reject=[r"WRONG"])],
+        "smp_start.S", "common/report.c", "common/irq.c", "common/irq_entry.S"), processors=4),
     _guest("echo", 32, "gives lines back in capitals", [
         Run(typed="hello\rsecond Line\nquit\n",
             expect=[r"^echo: ready$", r"^echo: HELLO$", r"^echo: SECOND LINE$", r"^echo: done$"])]),

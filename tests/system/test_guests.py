@@ -38,7 +38,7 @@ def table(name, guest, each, folder):
         path = folder / ('%s-module-%d' % (name, number))
         path.write_bytes(text.encode())
         modules.append({'image': str(path), 'command_line': string})
-    return vm(name, str(guest.image), memory='16M', kind=guest.kind,
+    return vm(name, str(guest.image), memory='16M', kind=guest.kind, vcpus=guest.processors,
               **({'command_line': each.cmdline, 'modules': modules} if guest.kind == 'multiboot' else {}))
 
 

@@ -28,6 +28,7 @@ def check_guest(guests, name, count):
     before = [int(word) for word in say(name, taken).split()]
     for n in range(count):
         assert number(name, 'taskset %x awk \'{ print $39 }\' /proc/self/stat' % (1 << n)) == n
+    assert say(name, "dmesg | grep -c 'kvm-guest: setup PV IPIs'") == '1'
     # One loop each: all are busy at once, and the shell still answers.
     say(name, 'n=0; loops=; while [ $n -lt %d ]; do taskset $(printf %%x $((1 << n))) sh -c "while :; do :; done" & loops="$loops $!"; n=$((n + 1)); done' % count)
     say(name, 'sleep 2')
@@ -41,6 +42,7 @@ def check_guest(guests, name, count):
     assert say(name, 'echo 1 > /sys/devices/system/cpu/cpu1/online; cat /sys/devices/system/cpu/online').split()[-1] == '0-%d' % (count - 1)
     assert number(name, 'taskset 2 awk \'{ print $39 }\' /proc/self/stat') == 1
     assert say(name, "dmesg | grep -E '%s' | grep -v '%s'" % (COMPLAINTS, UNSYNCHRONIZED)) == ''
+    assert number(name, "awk '/^ *CAL:/ { for (n = 2; n <= %d; n++) sum += $n } END { print sum }' /proc/interrupts" % (count + 1)) > 0       # by PV IPI
 
 
 def check_two_guests(machine):

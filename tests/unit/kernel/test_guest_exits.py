@@ -294,13 +294,6 @@ def test_xsetbv_takes_what_the_manual_allows(fresh, index, value, cpl):
     assert box.cpu.register['xcr0'] == int(compartments[VM].vcpus[0].xcr0) == (value if allowed else 1)
 
 
-@pytest.mark.parametrize('rax, right', [(0, 0), (1, (1 << 64) - 1), (1 << 63, (1 << 64) - 1)])
-def test_hypercalls_answer_nothing(fresh, rax, right):
-    box = fresh(running)
-    run_guest_once(box, VM, lambda machine, registers, block: (registers.set('RAX', rax), block.exit(VMMCALL)))
-    assert box.memory.word(area_hpa(compartments[VM])) == right
-
-
 def test_permission_maps_let_through_only_the_context_msrs(fresh):
     """Read out of physical memory. Source: APM Vol. 2, "MSR Intercepts", "I/O Intercepts"."""
     box = fresh(running)
