@@ -8,10 +8,10 @@ from hypervisor.kernel.compartment import COMPARTMENT, EMPTY, REGION, RING_RECEI
 from hypervisor.kernel.core import this
 from hypervisor.kernel.paging import TASK_TABLE, kernel_leaf, task_leaf
 from hypervisor.kernel.ring import rings
-from hypervisor.kernel.switch import FPU_BYTES, switcher
+from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import NOT_BLOCKED
 from hypervisor.kernel.vcpu import vcpus
-from hypervisor.spec import call, context, ending, status
+from hypervisor.spec import call, context, ending, status, xsave
 from hypervisor.spec import exit as kinds
 from hypervisor.spec.layout import PAGE, TASK_PAGE, VCPU_PAGE
 
@@ -179,9 +179,9 @@ def reset_vcpu(vcpu):
     vcpu.lstar = R0
     vcpu.cstar = R0
     vcpu.sfmask = R0
-    memory.clear(vcpu.fpu, r_uint(FPU_BYTES))
+    memory.clear(vcpu.fpu, r_uint(xsave.BYTES))
     memory.store16(vcpu.fpu, FPU_CONTROL_RESET)
-    memory.store32(vcpu.fpu + 24, MXCSR_RESET)
+    memory.store32(vcpu.fpu + xsave.MXCSR, MXCSR_RESET)
     n = 0
     while n < kinds.COUNT:
         vcpu.counts[n] = R0

@@ -7,6 +7,7 @@ from rpython.rlib.rarithmetic import r_uint
 from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
+from hypervisor.kernel import vector
 from hypervisor.kernel.switch import switcher
 from hypervisor.spec import answer as rules
 from hypervisor.spec import cpu as bits
@@ -14,7 +15,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import vcpu as page_layout
 from hypervisor.spec.context import AREA
 from hypervisor.spec.vcpu import (CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GPR, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW,
-                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUPS, STATE)
+                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, STATE)
 
 R0 = r_uint(0)
 RIP = fields.RIP
@@ -114,6 +115,8 @@ def apply(vcpu, dirty):
             return rule
     if dirty & r_uint(GROUP_TIME) != R0:
         apply_time(vcpu, page)
+    if dirty & r_uint(GROUP_VECTOR) != R0:
+        vector.apply(vcpu)
     if dirty & r_uint(GROUP_FLOW) != R0:
         rule = apply_flow(vcpu, page)
         if rule != 0:
@@ -230,4 +233,6 @@ def write(vcpu, groups):
         area = vcpu.area
         for register, offset in GPRS:
             memory.store64(page + offset, memory.load64(area + register))
+    if groups & r_uint(GROUP_VECTOR) != R0:
+        vector.write(vcpu)
     switcher.vendor.write_state(vcpu, groups)

@@ -7,15 +7,15 @@ the kernel run, and the kernel is compiled without FPU instructions.
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
+from hypervisor.spec import xsave
 from hypervisor.spec.cpu import CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, CR4_OSXMMEXCPT, CR4_PKE, DR6_RESET
 
 R0 = r_uint(0)
-XCR0_OFFERED = r_uint(7)                # x87, SSE, AVX
-XCR0_X87 = r_uint(1)
+XCR0_OFFERED = r_uint(xsave.X87 | xsave.SSE | xsave.AVX)
+XCR0_X87 = r_uint(xsave.X87)
 LEAF1_ECX_XSAVE = r_uint(1 << 26)
 LEAF7_ECX_PKU = r_uint(1 << 3)
 DR6_INITIAL = r_uint(DR6_RESET)
-FPU_BYTES = 832                         # x87 and SSE 512, header 64, AVX 256
 
 
 class Switcher(object):
@@ -63,6 +63,26 @@ class Switcher(object):
         if self.cr4 != R0:
             cpu.write_cr4(cpu.read_cr4() & ~self.cr4)
 
+    def keep_fpu(self, vcpu):
+        """Write what is live of the vCPU's FPU state to its memory. It stays live."""
+        if self.owner is vcpu:
+            cpu.clts()
+            self._open_xsave()
+            self._keep_fpu(vcpu)
+            if self.xcr0 != R0:
+                cpu.xsetbv(vcpu.xcr0)
+            self._close_xsave()
+            cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
+
+    def load_fpu(self, vcpu):
+        """The other way, after its memory has been changed."""
+        if self.owner is vcpu:
+            cpu.clts()
+            self._open_xsave()
+            self._load_fpu(vcpu)
+            self._close_xsave()
+            cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
+
     def set_xcr0(self, vcpu, value):
         """The guest whose state is live has executed XSETBV; the value is one that it may have."""
         vcpu.xcr0 = value
@@ -90,7 +110,8 @@ class Switcher(object):
             self.owner = None
         self.vendor.release(vcpu)
 
-    def _keep(self, vcpu):
+    def _keep_fpu(self, vcpu):
+        """XCR0 has all components afterwards."""
         if self.xcr0 != R0:
             # Not only from the XSETBV exits: QEMU's SVM lets the guest's XSETBV through although it is intercepted.
             vcpu.xcr0 = (cpu.xgetbv() & self.xcr0) | XCR0_X87
@@ -98,6 +119,9 @@ class Switcher(object):
             cpu.xsave(vcpu.fpu, self.xcr0)
         else:
             cpu.fxsave(vcpu.fpu)
+
+    def _keep(self, vcpu):
+        self._keep_fpu(vcpu)
         if self.pku:
             vcpu.pkru = cpu.rdpkru()
         vcpu.dr0 = cpu.read_dr0()
@@ -106,13 +130,16 @@ class Switcher(object):
         vcpu.dr3 = cpu.read_dr3()
         vcpu.dr6 = cpu.read_dr6()
 
-    def _load(self, vcpu):
+    def _load_fpu(self, vcpu):
         if self.xcr0 != R0:
             cpu.xsetbv(self.xcr0)
             cpu.xrstor(vcpu.fpu, self.xcr0)
             cpu.xsetbv(vcpu.xcr0)
         else:
             cpu.fxrstor(vcpu.fpu)
+
+    def _load(self, vcpu):
+        self._load_fpu(vcpu)
         if self.pku:
             cpu.wrpkru(vcpu.pkru)
         cpu.write_dr0(vcpu.dr0)

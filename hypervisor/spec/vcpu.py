@@ -46,8 +46,10 @@ GROUP_SEGMENT = 8       # the eight segments
 GROUP_TABLE = 16        # GDTR, IDTR
 GROUP_CPUID = 32        # the CPUID table; write only
 GROUP_TIME = 64         # TSC_OFFSET, which is added to what the guest reads of the TSC
-GROUPS = 127
+GROUP_VECTOR = 128      # YMM0 to YMM15, of which XMM0 to XMM15 are the lower halves
+GROUPS = 255
 
+VECTOR_BYTES = 32
 GROUP_FIELDS = [
     (GROUP_GPR, GPR),
     (GROUP_FLOW, ['RIP', 'RFLAGS']),
@@ -55,14 +57,15 @@ GROUP_FIELDS = [
     (GROUP_SEGMENT, [s + '_' + p for s in SEGMENTS for p in SEGMENT_PARTS]),
     (GROUP_TABLE, ['GDTR_LIMIT', 'GDTR_BASE', 'IDTR_LIMIT', 'IDTR_BASE']),
     (GROUP_TIME, ['TSC_OFFSET']),
+    (GROUP_VECTOR, ['YMM%d_%d' % (n, word) for n in range(16) for word in range(VECTOR_BYTES // 8)]),
 ]
 STATE_FIELDS = [name for _, names in GROUP_FIELDS for name in names]
 STATE = offsets(STATE_FIELDS, 128)
-assert STATE['END'] <= 1024
+CPUID_TABLE = 1280
+assert STATE['END'] <= CPUID_TABLE
 
 # The CPUID table: entries of EAX, EBX, ECX, EDX (32 bits each), for the first 32 leaves of each class. Leaves outside answer
 # zeros. Then one 32-bit word per class: bit n says that leaf n depends on the subleaf, so that the VMM is asked (kind CPUID).
-CPUID_TABLE = 1024
 CPUID_CLASSES = [0, 0x40000000, 0x80000000, 0x40000100]     # hypervisors of more than one interface have the second at 0x40000100
 CPUID_LEAVES = 32
 CPUID_ASK = CPUID_TABLE + len(CPUID_CLASSES) * CPUID_LEAVES * 16

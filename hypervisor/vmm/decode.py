@@ -1,6 +1,6 @@
-"""A decoder for x86 instructions: lengths and operands of the integer instruction set, 16, 32 and 64 bits.
+"""A decoder for x86 instructions: lengths and operands of the integer, SSE and AVX instruction sets, 16, 32 and 64 bits.
 
-decode() reads the bytes that fetch.py has brought and fills one Instruction. What it does not know (VEX, EVEX, XOP,
+decode() reads the bytes that fetch.py has brought and fills one Instruction. What it does not know (EVEX, XOP,
 undefined opcodes) is UNKNOWN, never a guess. It knows nothing of registers' values: address.py computes addresses.
 Source: Intel SDM Vol. 2A, "Instruction Format", Vol. 2D, "Opcode Map"; AMD64 APM Vol. 3, "Instruction Encoding".
 """
@@ -58,7 +58,8 @@ TWO_BYTE = (
 assert len(ONE_BYTE) == 256 and len(TWO_BYTE) == 256
 
 # `map` of an instruction.
-MAP_ONE, MAP_0F, MAP_0F38, MAP_0F3A = range(4)
+MAP_ONE, MAP_0F, MAP_0F38, MAP_0F3A = range(4)      # as in VEX
+VEX_REPEAT = [0, 0, 0xf3, 0xf2]     # by its pp; 1 is 66
 
 # 16-bit addressing: base and index of each r/m.
 BX, BP, SI, DI = 3, 5, 6, 7
@@ -98,6 +99,14 @@ class Code(object):
         self.at = at + 1
         return self.bytes[at]
 
+    def peek(self):
+        """The same, and it stays the next."""
+        at = self.at
+        if at >= self.count or at >= MOST_BYTES:
+            self.short = True
+            return 0
+        return self.bytes[at]
+
     def little(self, size):
         """The next `size` bytes as one number."""
         value = r_uint(0)
@@ -129,6 +138,9 @@ class Instruction(object):
         self.prefix_67 = False
         self.repeat = 0                 # 0, 0xf2 or 0xf3
         self.lock = False
+        self.vex = False                # prefix_66, repeat and rex are then as VEX says
+        self.vvvv = 0                   # VEX: another register; 0 too where none is named
+        self.wide = False               # VEX.L: 256 bits
         self.segment = NONE             # override
         self.rex = 0
         self.operand_size = 4           # 2, 4 or 8; byte forms and defaults of 64 bits are the opcode's business
@@ -221,6 +233,8 @@ def _sizes(instruction):
 
 def _opcode(code, instruction, first):
     """Set map and opcode. Returns the opcode's attribute."""
+    if (first == 0xc4 or first == 0xc5) and (instruction.mode == 64 or code.peek() >= 0xc0):
+        return _vex(code, instruction, first)       # outside of 64-bit mode, LES and LDS have no register operand
     if first != 0x0f:
         instruction.opcode = first
         return ONE_BYTE[first & 0xff]
@@ -232,6 +246,37 @@ def _opcode(code, instruction, first):
     instruction.map = MAP_0F
     instruction.opcode = second
     return TWO_BYTE[second & 0xff]
+
+
+def _vex(code, instruction, first):
+    """Likewise, behind the first byte of VEX. Bits of registers' numbers are inverted in it.
+    Source: Intel SDM Vol. 2A, "Intel Advanced Vector Extensions (Intel AVX)", "The VEX Prefix"."""
+    if instruction.rex != 0 or instruction.prefix_66 or instruction.repeat != 0 or instruction.lock:
+        return BAD
+    second = code.next()
+    rex, number, last = 0x40 | (~second >> 5 & 4), MAP_0F, second
+    if first == 0xc4:
+        last = code.next()
+        rex, number = 0x40 | (~second >> 5 & 7) | (last >> 4 & 8), second & 31
+    instruction.vex = True
+    instruction.vvvv = ~last >> 3 & 15
+    instruction.wide = last & 4 != 0
+    instruction.prefix_66 = last & 3 == 1
+    instruction.repeat = VEX_REPEAT[last & 3]
+    if instruction.mode == 64:
+        instruction.rex = rex
+    else:
+        instruction.vvvv &= 7
+    instruction.map = number
+    instruction.opcode = code.next()
+    if number == MAP_0F38:
+        return MODRM
+    if number == MAP_0F3A:
+        return MODRM_IMM8
+    kind = TWO_BYTE[instruction.opcode & 0xff]
+    if number != MAP_0F or kind != MODRM and kind != MODRM_IMM8 and instruction.opcode != 0x77:
+        return BAD                      # 77: VZEROUPPER
+    return kind
 
 
 def _operands(code, instruction, kind):

@@ -1,15 +1,15 @@
 """Executing one instruction for the guest: the one that touched memory where no RAM is, or a string I/O instruction.
 
-What it knows: moves, the eight arithmetic operations, INC, DEC, NOT, NEG, TEST, shifts, bit tests, XCHG, XADD, CMPXCHG,
-SETcc, CMOVcc, PUSH, POP and the string instructions, in all modes and widths up to 64 bits. What it does not (x87, SSE,
-multiplications, far transfers, ...) is UNKNOWN, never a guess; no register has changed then.
+What it knows: moves (vector registers' too: vector.py), the eight arithmetic operations, INC, DEC, NOT, NEG, TEST, shifts, bit tests,
+XCHG, XADD, CMPXCHG, SETcc, CMOVcc, PUSH, POP and the string instructions, in all modes and widths. What it does not (x87, MMX, vector
+arithmetic, multiplications, far transfers, ...) is UNKNOWN, never a guess; no register has changed then.
 After a FAULT only what a processor would have kept has changed: the progress of a repeated string instruction.
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.spec import vcpu as spec
+from hypervisor.spec import status, vcpu as spec
 from hypervisor.spec.exit import ACCESS_READ, ACCESS_WRITE
-from hypervisor.vmm import alu as a, decode as d, vcpu as v
+from hypervisor.vmm import alu as a, decode as d, vcpu as v, vector
 from hypervisor.vmm.context import BIG, FAULT, OK, Context, mask
 from hypervisor.vmm.fetch import Fetcher, NO_CODE
 from hypervisor.vmm.operand import Operand
@@ -36,6 +36,7 @@ class Emulator(object):
         self.fetcher = Fetcher(self.context, self.code, self.operand)
         self.strings = Strings(self.context, self.instruction, self.alu, bus, self.operand,
                                Operand(self.context, self.walker, ram, bus))
+        self.vector = vector.Vector(self.context, self.instruction, self.operand)
         self.size = 4           # of the operation in hand: 1, 2, 4 or 8 bytes
 
     def set_physical_bits(self, count):
@@ -44,7 +45,7 @@ class Emulator(object):
     def emulate(self):
         """Execute the instruction at the guest's RIP.
 
-        DONE: the vCPU page has the state to go on with (groups DIRTY; perhaps the same RIP, to be executed again).
+        DONE: the vCPU page has the state to go on with (groups dirty(); perhaps the same RIP, to be executed again).
         FAULT: context.vector and .error are to be injected (groups FAULT_DIRTY). NO_CODE, UNKNOWN: nothing has changed.
         """
         context = self.context
@@ -57,6 +58,7 @@ class Emulator(object):
         if decoded == d.TOO_SHORT:
             return context.protection_fault(False) if fetched == OK else fetched
         self.alu.flags = context.flags
+        self.vector.changed = False
         outcome = self._execute()
         if outcome == DONE:
             context.flags = self.alu.flags
@@ -67,10 +69,17 @@ class Emulator(object):
             outcome = DONE
         return outcome
 
+    def dirty(self):
+        """The groups that the instruction has changed."""
+        return DIRTY | spec.GROUP_VECTOR if self.vector.changed else DIRTY
+
     def _execute(self):
         if self.instruction.map == d.MAP_ONE:
             return self._one_byte(self.instruction.opcode)
-        if self.instruction.map == d.MAP_0F:
+        move = vector.find(self.instruction)
+        if move is not None:
+            return self._move_vector(move)
+        if self.instruction.map == d.MAP_0F and not self.instruction.vex:
             return self._two_byte(self.instruction.opcode)
         return UNKNOWN
 
@@ -197,6 +206,11 @@ class Emulator(object):
         return self.operand.locate(self.instruction.data_segment(), offset, size, access)
 
     # Moves.
+    def _move_vector(self, move):
+        if self.context.vcpu.read(spec.GROUP_VECTOR) != status.OK:
+            return UNKNOWN
+        return self.vector.execute(move, self._offset() & mask(self.instruction.address_size))
+
     def _store(self, value):
         if self._locate(self.size, ACCESS_WRITE) == FAULT:
             return FAULT

@@ -167,7 +167,7 @@ def emulated(machine, outcome):
     """Answer as the emulator found."""
     vcpu, emulator = machine.vcpu, machine.emulator
     if outcome == emulate.DONE:
-        vcpu.resume(emulate.DIRTY)
+        vcpu.resume(emulator.dirty())
     elif outcome == emulate.FAULT:
         vcpu.inject(emulator.context.vector, emulator.context.error, emulate.FAULT_DIRTY)
     elif outcome == emulate.NO_CODE:

@@ -1,6 +1,7 @@
 """Memory operands of the guest: segment and offset to linear to physical address, then load or store.
 
-locate() finds out everything that can fault; after it, load() and store() cannot fail. An operand may lie in two pages.
+locate() finds out everything that can fault; after it, load() and store() cannot fail. An operand may lie in two pages. Those of more
+than 8 bytes are moved in parts of 8: to a device that is one access after the other.
 Source: Intel SDM Vol. 3A, "Protection" (limits and types of segments); Vol. 1, "Memory Organization" (canonical addresses).
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
@@ -36,7 +37,7 @@ class Operand(object):
         self.second = ZERO              # gpa of the first byte in the next page
 
     def locate(self, segment, offset, size, access):
-        """Find segment:offset for `size` bytes (1 to 15). offset is cut to the address size already.
+        """Find segment:offset for `size` bytes (1 to 32). offset is cut to the address size already.
 
         Returns OK or FAULT.
         """
@@ -110,20 +111,25 @@ class Operand(object):
             return self.first + r_uint(n)
         return self.second + r_uint(n - self.first_count)
 
-    def _device(self):
-        """The memory device that all of the operand belongs to, or None. One that lies in two pages belongs to nobody."""
-        if self.first_count != self.size or self.ram.holds(self.first, ONE):
+    def _device(self, n):
+        """The memory device that byte n belongs to, or None. An operand that lies in two pages belongs to nobody."""
+        gpa = self.first + r_uint(n)
+        if self.first_count != self.size or self.ram.holds(gpa, ONE):
             return None
-        return self.bus.memory_device(self.first)
+        return self.bus.memory_device(gpa)
 
     def load(self):
         """The value, 1 to 8 bytes. Beyond the RAM: what a device says, or all ones."""
-        device = self._device()
+        return self.load_part(0, self.size)
+
+    def load_part(self, at, size):
+        """`size` bytes, 1 to 8, from byte `at` on."""
+        device = self._device(at)
         if device is not None:
-            return device.read(self.first - device.base, self.size) & mask(self.size)
+            return device.read(self.first + r_uint(at) - device.base, size) & mask(size)
         value = ZERO
-        for n in range(self.size):
-            value |= self.load_byte(n) << (8 * n)
+        for n in range(size):
+            value |= self.load_byte(at + n) << (8 * n)
         return value
 
     def load_word(self, n):
@@ -136,11 +142,14 @@ class Operand(object):
 
     def store(self, value):
         """Beyond the RAM this goes to a device, or vanishes."""
-        device = self._device()
+        self.store_part(0, self.size, value)
+
+    def store_part(self, at, size, value):
+        device = self._device(at)
         if device is not None:
-            device.write(self.first - device.base, self.size, value & mask(self.size))
+            device.write(self.first + r_uint(at) - device.base, size, value & mask(size))
             return
-        for n in range(self.size):
-            gpa = self._gpa(n)
+        for n in range(size):
+            gpa = self._gpa(at + n)
             if self.ram.holds(gpa, ONE):
                 self.ram.store8(gpa, value >> (8 * n) & r_uint(0xff))

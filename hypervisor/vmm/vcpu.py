@@ -34,6 +34,7 @@ DIRTY = _field(spec.ANSWER['DIRTY'])
 
 STATE = dict((name, _field(offset)) for name, offset in spec.STATE.items())
 REGISTER_0 = STATE['RAX']
+VECTOR_0 = STATE['YMM0_0']
 SEGMENT_0 = STATE['ES_SELECTOR']
 PARTS = len(spec.SEGMENT_PARTS)
 SEGMENT_SELECTOR, SEGMENT_ATTRIBUTES, SEGMENT_LIMIT, SEGMENT_BASE = range(PARTS)     # the order of SEGMENT_PARTS
@@ -98,6 +99,13 @@ class Vcpu(object):
 
     def set_register(self, number, value):
         memory.store64(self.page + REGISTER_0 + r_uint((number & 15) * 8), value)
+
+    def vector(self, number, word):
+        """Eight bytes of a YMM register, 0 to 15; word: 0 to 3, of which 0 and 1 are the XMM register."""
+        return memory.load64(self.page + VECTOR_0 + r_uint((number & 15) * spec.VECTOR_BYTES + (word & 3) * 8))
+
+    def set_vector(self, number, word, value):
+        memory.store64(self.page + VECTOR_0 + r_uint((number & 15) * spec.VECTOR_BYTES + (word & 3) * 8), value)
 
     def segment(self, number, part):
         """number: ES to TR. part: SEGMENT_*."""

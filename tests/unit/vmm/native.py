@@ -10,6 +10,7 @@ import struct
 NAMES = ['RAX', 'RCX', 'RDX', 'RBX', 'RSP', 'RBP', 'RSI', 'RDI'] + ['R%d' % n for n in range(8, 16)]
 DATA_BYTES = 8192
 IN, OUT, SAVED, FLAGS_IN, FLAGS_OUT = 0x800, 0x900, 0xa00, 0xa08, 0xa10
+VECTORS_IN, VECTORS_OUT = 0x800, 0xc00
 
 
 def _mapping(size, protection):
@@ -27,6 +28,10 @@ class Native(object):
         """MOV between a register and [RIP + ...]."""
         rex = 0x48 | (4 if register >= 8 else 0)
         self._emit(bytearray([rex, opcode, (register & 7) << 3 | 5]), place, at)
+
+    def _move_vector(self, opcode, register, place):
+        """VMOVDQU between a YMM register and [RIP + ...]."""
+        self._emit(bytearray([0xc5, 0x7e if register >= 8 else 0xfe, opcode, (register & 7) << 3 | 5]), place)
 
     def _emit(self, code, place=None, _=None):
         self.program += code
@@ -56,3 +61,19 @@ class Native(object):
         ctypes.CFUNCTYPE(None)(self.code_address)()
         after = list(struct.unpack('<16Q', self.code[OUT:OUT + 128]))
         return after, struct.unpack('<Q', self.code[FLAGS_OUT:FLAGS_OUT + 8])[0], bytearray(self.area[:])
+
+    def run_vector(self, instruction, address, vectors, data):
+        """address: of the operand, in RDI. vectors: the 64 words of YMM0 to YMM15. Returns (vectors, data) after the instruction."""
+        self.program = bytearray([0x48, 0xbf]) + struct.pack('<Q', address)
+        for n in range(16):
+            self._move_vector(0x6f, n, VECTORS_IN + 32 * n)
+        self._emit(bytearray(instruction))
+        for n in range(16):
+            self._move_vector(0x7f, n, VECTORS_OUT + 32 * n)
+        self._emit(bytearray.fromhex(u'c5 f8 77 c3'))                   # vzeroupper; ret
+        assert len(self.program) <= VECTORS_IN
+        self.code[:len(self.program)] = bytes(self.program)
+        self.code[VECTORS_IN:VECTORS_IN + 512] = struct.pack('<64Q', *vectors)
+        self.area[:] = bytes(data)
+        ctypes.CFUNCTYPE(None)(self.code_address)()
+        return list(struct.unpack('<64Q', self.code[VECTORS_OUT:VECTORS_OUT + 512])), bytearray(self.area[:])

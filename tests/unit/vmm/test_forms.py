@@ -188,7 +188,7 @@ def test_string_io():
 
 
 def test_what_is_not_known_changes_nothing():
-    for text in ('0f 6f 03', 'd8 03', 'f7 23', 'ff 13', '0f 01 13', '62 f1 7c 48 10 03', 'c5 f8 10 03', '0f 0b', 'c4 e2 79 13 03',
+    for text in ('0f 6f 03', 'd8 03', 'f7 23', 'ff 13', '0f 01 13', '62 f1 7c 48 10 03', 'c5 f8 58 03', 'c5 f8 90 03', 'c4 e2 60 f2 03', '0f 0b', 'c4 e2 79 13 03',
                  '0f c7 33', '8e 1b', '8c 33', 'c7 0b 00 00 00 00', '0f 38 f0 03'):
         rig = rig_32(RBX=NOWHERE)
         before = dict(rig.state)
