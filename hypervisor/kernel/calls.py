@@ -17,10 +17,12 @@ from hypervisor.kernel.line import lines
 from hypervisor.kernel.link import links
 from hypervisor.kernel.mapping import map_frames, unmap_pages
 from hypervisor.kernel.ring import rings
+from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.task import IN_VCPU_RUN, IN_WAIT
 from hypervisor.kernel.vcpu import vcpus
 from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
+from hypervisor.spec import share as shares
 from hypervisor.spec.context import AREA
 from hypervisor.spec.core import INIT, MEMORY, STARTUP
 from hypervisor.spec.cpu import RFLAGS_FIXED, RFLAGS_IF
@@ -79,6 +81,8 @@ def dispatch(caller):
         vcpu_apic(caller, a, b, c, d)
     elif number == r_uint(call.LINE):
         line(caller, a, b)
+    elif number == r_uint(call.SHARE):
+        share(caller, a, b, c, d)
     elif number == r_uint(call.CORE_GIVE):
         core_give(caller, a, b, c, d, task.argument(R8), task.argument(R9))
     elif number == r_uint(call.CORE_START):
@@ -116,6 +120,7 @@ def wait(caller, deadline):
         return
     task.waiting_since = cpu.rdtsc()
     task.block(IN_WAIT, deadline)
+    scheduler.nudge(deadline)
 
 
 def ring_send(caller, slot, count):
@@ -134,6 +139,13 @@ def ring_send(caller, slot, count):
     caller.task.answer(status.OK, taken)
     if taken > R0 and ring.receiver is not None:
         ring.receiver.signal(ring.receiver_slot)
+        wake(ring.receiver)
+
+
+def wake(compartment):
+    """Its task has been signalled."""
+    if compartment.task.ready:
+        scheduler.wake(compartment)
 
 
 def ring_receive(caller, slot):
@@ -149,6 +161,7 @@ def ring_receive(caller, slot):
     if count > R0 and ring.starved and ring.sender is not None:
         ring.starved = False
         ring.sender.signal(ring.sender_slot)
+        wake(ring.sender)
 
 
 def line(caller, slot, number):
@@ -426,6 +439,7 @@ def start(caller, slot, entry, stack, argument):
     memory.store64(area + AREA['RFLAGS'], r_uint(RFLAGS_FIXED | RFLAGS_IF))
     target.task.owes = target.vcpu_count > 0
     target.task.wake()
+    scheduler.wake(target)
     caller.task.answer(status.OK, R0)
 
 
@@ -444,6 +458,24 @@ def stop(caller, slot, how, detail):
         caller.task.answer(status.BAD_STATE, R0)
         return
     target.stop(intmask(how), detail)
+    caller.task.answer(status.OK, R0)
+
+
+def share(caller, slot, entitlement, cap, weight):
+    target = other(caller, slot)
+    if target is None:
+        caller.task.answer(status.BAD_SLOT, R0)
+        return
+    if target.state == call.STATE_ENDED:
+        caller.task.answer(status.BAD_STATE, R0)
+        return
+    if (entitlement > r_uint(shares.WHOLE) or cap > r_uint(shares.WHOLE) or cap != r_uint(shares.NO_CAP) and cap < entitlement or
+            weight == R0 or weight > r_uint(shares.WEIGHT_MOST)):
+        caller.task.answer(status.BAD_SIZE, R0)
+        return
+    if not scheduler.promise(target, intmask(entitlement), intmask(cap), intmask(weight)):
+        caller.task.answer(status.PROMISED, R0)
+        return
     caller.task.answer(status.OK, R0)
 
 

@@ -89,6 +89,11 @@ def stop(compartment, how, detail):
     return _call(call.STOP, r_uint(compartment), r_uint(how), detail)
 
 
+def share(compartment, entitlement, cap, weight):
+    """What it is promised of its core, and what it may have at most: hundredths, cap 0: all of it; weight: of what nobody is promised."""
+    return _call(call.SHARE, r_uint(compartment), r_uint(entitlement), r_uint(cap), r_uint(weight))
+
+
 def inspect(compartment):
     """Write the INSPECT record to the task page. value(): the state."""
     return _call(call.INSPECT, r_uint(compartment))

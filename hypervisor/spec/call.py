@@ -30,9 +30,10 @@ TABLE = [
     (16, 'VCPU_INTERRUPT', ['vcpu', 'kind', 'vector', 'destination'], 'vCPUs that it reaches'),
     (17, 'VCPU_APIC', ['vcpu', 'offset', 'write', 'value'], 'value'),
     (18, 'LINE', ['ports', 'line'], '0'),
-    (19, 'CORE_GIVE', ['core', 'region', 'first', 'count', 'module', 'bytes'], 'frames done'),
-    (20, 'CORE_START', ['core', 'step'], '0'),
-    (21, 'CORE_INSPECT', ['core'], 'state'),
+    (19, 'SHARE', ['compartment', 'entitlement', 'cap', 'weight'], '0'),
+    (20, 'CORE_GIVE', ['core', 'region', 'first', 'count', 'module', 'bytes'], 'frames done'),
+    (21, 'CORE_START', ['core', 'step'], '0'),
+    (22, 'CORE_INSPECT', ['core'], 'state'),
 ]
 for _number, _name, _arguments, _value in TABLE:
     globals()[_name] = _number

@@ -17,6 +17,7 @@ TABLE = [
     (12, 'BAD_SIZE', 'the size is not one of those allowed'),
     (13, 'BAD_STATE', 'the object is not in a state that allows this call'),
     (14, 'BAD_ANSWER', 'the answer of the VMM breaks a rule'),
+    (15, 'PROMISED', 'the processor has not so much time left to promise'),
 ]
 
 NAMES = dict((code, name) for code, name, _ in TABLE)

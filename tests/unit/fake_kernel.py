@@ -157,6 +157,7 @@ class Compartment(object):
         self.ticks = 0
         self.exits = [0] * exit.COUNT
         self.vcpus = 0
+        self.share = None       # (entitlement, cap, weight)
         self.script = []
         self.wake = 0
         self.received = bytearray()
@@ -608,6 +609,19 @@ class FakeKernel(object):
                     self.mapped[frame] -= 1
             space.clear()
         self.manager.signals |= 1 << owner.watcher_slot
+
+    def do_share(self, slot, entitlement, cap, weight):
+        owner = self.other(slot)
+        if owner is None:
+            return status.BAD_SLOT
+        if owner.state == call.STATE_ENDED:
+            return status.BAD_STATE
+        if entitlement > 100 or cap > 100 or 0 < cap < entitlement or not 1 <= weight <= 10000:
+            return status.BAD_SIZE
+        if entitlement + sum(c.share[0] for c in self.compartments if c is not owner and c.share) > 95:
+            return status.PROMISED
+        owner.share = (entitlement, cap, weight)
+        return status.OK
 
     def do_inspect(self, slot):
         owner = self.other(slot)

@@ -279,7 +279,7 @@ def test_vcpu_whose_vmm_works_has_its_turn_too(fresh):
     box = fresh(three)
     guests = run_two(box, exits_all_the_time, spins)
     box.let_pass(200 * MS)
-    assert guests[1].ticks > 60 * MS and guests[0].ticks > 2 * MS
+    assert guests[1].ticks > 60 * MS and guests[0].ticks > MS
 
 
 def test_siblings_share_an_asid_and_no_translations(fresh):

@@ -36,7 +36,7 @@ def prepared(state):
     core = Core().enable()
     vcpu = core.vcpu()
     switcher.vendor, switcher.owner = core.vendor, vcpu
-    scheduler.armed = r_uint(0)
+    scheduler.armed = r_uint(1)
     vcpu.cpuid = vcpu.area + PRIVATE_CPUID
     vcpu.page = vcpu.area + 0
     for n in range((CPUID_ASK - CPUID_TABLE) // 4):
