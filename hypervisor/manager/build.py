@@ -287,6 +287,8 @@ class Builder(object):
                 return answer
         answer = self.map_program(vm)
         if answer == status.OK:
+            answer = call.share(vm.compartment, vm.entitlement, vm.cap, vm.weight)
+        if answer == status.OK:
             answer = self.create_vcpus(vm)
         if answer == status.OK:
             answer = call.ring_create(vm.compartment, SLOT_CONSOLE_OUT, SLOT_SELF, vm.output)

@@ -8,9 +8,10 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.lib import crc32
 from hypervisor.lib.view import View
 from hypervisor.spec import boot, call, layout
-from hypervisor.spec.config import (COMMAND_LINE_BYTES, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, MOST_VCPUS, MOST_VCPUS_TOGETHER, NAME_BYTES,
-                                    RAM_MOST, RAM_STEP, VERSION, VM)
+from hypervisor.spec.config import (COMMAND_LINE_BYTES, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, MOST_PROMISED, MOST_VCPUS, MOST_VCPUS_TOGETHER,
+                                    NAME_BYTES, RAM_MOST, RAM_STEP, VERSION, VM)
 from hypervisor.spec.core import MOST as MOST_CORES
+from hypervisor.spec.share import LEAST, NO_CAP, WEIGHT_MOST, WHOLE
 
 # Sentences go after 'bulkhead: cannot start: '; those about one VM get 'VM record N: ' in front.
 TABLE = [
@@ -49,8 +50,12 @@ TABLE = [
     (37, 'STRINGS_TOO_LONG', 'its strings together do not fit into its boot page'),
     (38, 'NO_VCPU', 'it has no vCPU'),
     (39, 'TOO_MANY_VCPUS', 'it has more than the 4 vCPUs that a VM may have'),
-    (41, 'NO_SUCH_CORE', 'it wants a core beyond the 8 that a box may have'),
     (40, 'TOO_MANY_VCPUS_TOGETHER', 'with it the VMs have more than the 15 vCPUs that a box may have'),
+    (41, 'ENTITLEMENT_RANGE', 'it is promised less than 1 or more than 100 hundredths of a processor'),
+    (42, 'CAP_RANGE', 'its cap is less than what it is promised, or more than 100 hundredths of a processor'),
+    (43, 'WEIGHT_RANGE', 'its weight is not a number from 1 to 10000'),
+    (45, 'NO_SUCH_CORE', 'it wants a core beyond the 8 that a box may have'),
+    (44, 'PROMISED_TOO_MUCH', 'with it the VMs of its core are promised more than the 95 hundredths of it that the manager leaves'),
 ]
 SENTENCES = [''] * 64
 for _code, _name, _sentence in TABLE:
@@ -67,6 +72,7 @@ STRING_FROM_MODULE = VM['MODULE_0_STRING'] - VM['MODULE_0']
 _STEP_MASK = r_uint(RAM_STEP - 1)
 assert len(TABLE) < len(SENTENCES) and COMMAND_LINE_BYTES == 1024 and RAM_MOST == 3 << 30 and RAM_STEP == 2 << 20
 assert MOST_CORES == 8 and MOST_VCPUS == 4 and MOST_VCPUS_TOGETHER == 15
+assert LEAST == 1 and WHOLE == 100 and WEIGHT_MOST == 10000 and MOST_PROMISED == 95
 
 
 def is_name_byte(byte):
@@ -90,6 +96,7 @@ class Config(object):
         self.strings = 0                # offset of the first byte behind the records
         self.free_bytes = r_uint(0)
         self.vcpus = 0                  # of the VMs that have been read
+        self.promised = [0] * MOST_CORES    # hundredths of each core
 
     def read(self, address, modules, free_frames):
         """Fill the VM records from the blob at r_uint `address`; it is boot module MODULE_CONFIG of `modules`.
@@ -99,6 +106,8 @@ class Config(object):
         self.culprit = -1
         self.count = 0
         self.vcpus = 0
+        for n in range(MOST_CORES):
+            self.promised[n] = 0
         self.free_bytes = r_uint(free_frames) * r_uint(layout.PAGE)
         self.view.look_at(address, modules.config_bytes())
         for n in range(call.MODULES):
@@ -163,6 +172,8 @@ class Config(object):
         if answer == OK:
             answer = self.read_vcpus(vm, record)
         if answer == OK:
+            answer = self.read_share(vm, record)
+        if answer == OK:
             answer = self.read_switches(vm, record)
         if answer == OK:
             answer = self.read_modules(vm, record, modules)
@@ -223,6 +234,23 @@ class Config(object):
         self.vcpus += vm.vcpus
         if self.vcpus > MOST_VCPUS_TOGETHER:
             return TOO_MANY_VCPUS_TOGETHER
+        return OK
+
+    def read_share(self, vm, record):
+        view = self.view
+        weight = view.u64(record + VM['WEIGHT'])
+        if weight == r_uint(0) or weight > r_uint(WEIGHT_MOST):
+            return WEIGHT_RANGE
+        vm.entitlement = view.u32(record + VM['ENTITLEMENT'])
+        vm.cap = view.u32(record + VM['CAP'])
+        vm.weight = intmask(weight)
+        if not LEAST <= vm.entitlement <= WHOLE:
+            return ENTITLEMENT_RANGE
+        if vm.cap != NO_CAP and not vm.entitlement <= vm.cap <= WHOLE:
+            return CAP_RANGE
+        self.promised[vm.core] += vm.entitlement
+        if self.promised[vm.core] > MOST_PROMISED:
+            return PROMISED_TOO_MUCH
         return OK
 
     def read_switches(self, vm, record):

@@ -4,7 +4,7 @@ All records are made at import time and filled later, because nothing allocates 
 """
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.spec import call, config, core, ending, exit
+from hypervisor.spec import call, config, core, ending, exit, share
 
 # ENDED: its frames are being taken back; GONE: they are the manager's again; CLOSING: it has ended, and its last words are still to be told
 ABSENT, RUNNING, ENDED, GONE, CLOSING = range(5)
@@ -52,6 +52,9 @@ class Vm(object):
         self.image_kind = 0
         self.flags = 0
         self.restarts = 0
+        self.entitlement = share.LEAST      # hundredths of a processor
+        self.cap = share.NO_CAP             # likewise
+        self.weight = share.WEIGHT
         self.time_limit = 0                 # milliseconds of processor time, 0: none
         self.command_line = 0               # offset in the blob, 0: none
         self.module_count = 0

@@ -8,6 +8,7 @@ copied and may be named by several VMs.
 """
 from hypervisor.spec.call import GUEST_MODULES, VCPUS, VCPUS_PER_VM
 from hypervisor.spec.record import offsets
+from hypervisor.spec.share import MANAGER, WHOLE
 
 MAGIC = 0x464e4f43444b4c42      # "BLKDCONF"
 VERSION = 3
@@ -25,7 +26,9 @@ VM = offsets(
      ('VMM_MODULE', 4), ('IMAGE_MODULE', 4), ('IMAGE_KIND', 4), ('FLAGS', 4), ('RESTARTS', 4), ('COMMAND_LINE_STRING', 4),
      ('MODULE_COUNT', 4),
      ('TIME_LIMIT', 4)] +
-    [field for n in range(GUEST_MODULES) for field in (('MODULE_%d' % n, 4), ('MODULE_%d_STRING' % n, 4))])
+    [field for n in range(GUEST_MODULES) for field in (('MODULE_%d' % n, 4), ('MODULE_%d_STRING' % n, 4))] +
+    # hypervisor/spec/share.py: hundredths of a processor, CAP 0: none
+    [('ENTITLEMENT', 4), ('CAP', 4), 'WEIGHT'])
 assert HEADER['END'] % 8 == 0 and VM['END'] % 8 == 0
 
 NAME_BYTES = 31
@@ -34,4 +37,5 @@ RAM_STEP = 2 << 20
 RAM_MOST = 3 << 30
 MOST_VCPUS = VCPUS_PER_VM
 MOST_VCPUS_TOGETHER = 15        # of all VMs
+MOST_PROMISED = WHOLE - MANAGER    # hundredths, of the core that the manager lives on
 assert MOST_VCPUS_TOGETHER <= VCPUS

@@ -4,7 +4,7 @@ A configuration says them in processors (0.25); the blob, the kernel call SHARE 
 """
 
 WHOLE = 100                 # hundredths: a whole core
-MANAGER = 5                 # what the manager's own work is promised, of the core that it lives on
+MANAGER = 5                 # what a manager's own work is promised, of its core
 LEAST = 1                   # promised to every VM: whoever wants the processor has that much
 NO_CAP = 0
 WEIGHT = 100                # if nothing is said

@@ -61,10 +61,11 @@ def only_mistake(text, folder):
 
 def test_good_file_gives_what_it_says(folder):
     text = GOOD + 'command_line = "a=1 b"\nmodules = [{ image = "sector", command_line = "m" }]\n'
-    machine = check.load_text(text.replace('memory = "64M"', 'memory = "64M"\ncpus = 3').replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\ncpus = [2]\nrestarts = 3\ntime_limit = "2s"\nexit_port = true\nhost_tsc = true'), folder / 'box.toml')
+    machine = check.load_text(text.replace('memory = "64M"', 'memory = "64M"\ncpus = 3').replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\ncpus = [2]\nentitlement = 0.25\ncap = 0.5\nweight = 7\nrestarts = 3\ntime_limit = "2s"\nexit_port = true\nhost_tsc = true'), folder / 'box.toml')
     vm, = machine.vms
     assert (machine.name, machine.memory, machine.cpus) == ('box', 64 << 20, 3)
     assert (vm.name, vm.memory, vm.vcpus, vm.core, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, vm.vmm) == ('one', 16 << 20, 4, 2, 3, 2000, True, True, facts.VMM)
+    assert (vm.entitlement, vm.cap, vm.weight) == (25, 50, 7)
     assert (vm.boot.kind, vm.boot.image, vm.boot.command_line) == ('multiboot', folder / 'guest', 'a=1 b')
     assert vm.boot.modules == ((folder / 'sector', 'm'),)
 
@@ -103,6 +104,22 @@ ONE_MISTAKE = [
     ('memory = "16M"', 'memory = "16M"\nvcpus = true', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
     ('memory = "16M"', 'memory = "16M"\nvcpus = "2"', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
     ('memory = "16M"', 'memory = "16M"\nvcpus = 5', 7, 'vm "one", vcpus', '5 are more than a VM may have', 'at most 4'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = 0', 7, 'vm "one", entitlement', '0 is not the part', 'from 0.01 to 1.00'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = -0.5', 7, 'vm "one", entitlement', '-0.5 is not the part', 'from 0.01 to 1.00'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = 0.255', 7, 'vm "one", entitlement', '0.255 is not the part', 'two decimals'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = 25', 7, 'vm "one", entitlement', '25 is not the part', 'from 0.01 to 1.00'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = true', 7, 'vm "one", entitlement', 'in processors', 'entitlement = 0.25'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = "25%"', 7, 'vm "one", entitlement', 'in processors', 'entitlement = 0.25'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = inf', 7, 'vm "one", entitlement', 'in processors', 'entitlement = 0.25'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = nan', 7, 'vm "one", entitlement', 'in processors', 'entitlement = 0.25'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = 1', 7, 'vm "one", entitlement', 'processor 0 are promised 1.00 of it together, and the manager 0.05: there is 1.00', 'entitlement = 0.95 or less'),
+    ('memory = "16M"', 'memory = "16M"\nentitlement = 0.5\ncap = 0.3', 8, 'vm "one", cap', '0.30 are less than the 0.50', 'cap = 0.50 or more'),
+    ('memory = "16M"', 'memory = "16M"\ncap = 1.5', 7, 'vm "one", cap', '1.5 is not the part', 'from 0.01 to 1.00'),
+    ('memory = "16M"', 'memory = "16M"\ncapped = true', 7, 'vm "one", capped', 'no key', 'cap (did you mean that?)'),
+    ('memory = "16M"', 'memory = "16M"\nweight = 0', 7, 'vm "one", weight', 'what nobody is promised', 'from 1 to 10000'),
+    ('memory = "16M"', 'memory = "16M"\nweight = 1.5', 7, 'vm "one", weight', 'what nobody is promised', 'from 1 to 10000'),
+    ('memory = "16M"', 'memory = "16M"\nweight = 10001', 7, 'vm "one", weight', 'what nobody is promised', 'from 1 to 10000'),
+    ('memory = "64M"', 'memory = "64M"\nweight = 3', 3, 'box.weight', 'no key', 'weight in [[vm]]'),
     ('memory = "16M"', 'memory = "16M"\ncpus = 2', 7, 'vm "one", cpus', 'list of the processors', 'cpus = [2] for processor 2, or vcpus = 2'),
     ('memory = "16M"', 'memory = "16M"\nrestarts = -1', 7, 'vm "one", restarts', 'how often', 'from 0'),
     ('memory = "16M"', 'memory = "16M"\ntime_limit = 5', 7, 'vm "one", time_limit', 'no time', '"500ms"'),
@@ -177,6 +194,25 @@ def test_vcpus_of_a_box_are_bounded_and_told_where_they_become_too_many(folder):
         mistake = only_mistake(with_vcpus(*counts), folder)
         assert (mistake.line, mistake.key) == (7 + 5 * n, 'vm "v%d", vcpus' % n)
         assert 'have %d virtual processors together' % together in mistake.what and 'at most 15 in a box' in mistake.write
+
+
+def with_entitlements(*entitlements):
+    return '[box]\nmemory = "64M"\n' + ''.join(
+        '[[vm]]\nname = "v%d"\nmemory = "2M"\nboot = { kind = "flat", image = "sector" }\nentitlement = %s\n' % pair for pair in enumerate(entitlements))
+
+
+def test_a_core_is_not_promised_twice_and_the_sum_is_told(folder):
+    assert mistakes_in(with_entitlements(0.5, 0.25, 0.2), folder) == []
+    assert mistakes_in(with_entitlements(*[0.11] * 8), folder) == []        # 0.88, though no binary fraction
+    for entitlements, n, together, write in ((('0.5', '0.25', '0.25'), 2, '1.00', 'entitlement = 0.20 or less'),
+                                             (('0.6', '0.6', '0.6'), 1, '1.20', 'entitlement = 0.35 or less'),
+                                             (('0.95', '0.01'), 1, '0.96', 'less for the VMs before it')):
+        mistake = only_mistake(with_entitlements(*entitlements), folder)
+        assert (mistake.line, mistake.key) == (7 + 5 * n, 'vm "v%d", entitlement' % n)
+        assert 'processor 0 are promised %s of it together, and the manager 0.05: there is 1.00' % together in mistake.what and write in mistake.write
+    both = with_entitlements('0.6', '0.6').replace('memory = "64M"', 'memory = "64M"\ncpus = 2')
+    assert len(mistakes_in(both, folder)) == 1
+    assert mistakes_in(both.replace('name = "v1"', 'name = "v1"\ncpus = [1]'), folder) == []
 
 
 def test_strings_of_one_vm_have_to_fit_its_boot_page(folder):
@@ -260,7 +296,7 @@ def test_example_boxes_have_no_mistakes():
         check.load(path)
 
 
-WORDS = st.sampled_from(['box', 'vm', 'boot', 'name', 'memory', 'cpus', 'vcpus', 'modules', 'image', 'kind', 'load', 'x', 'vmm', 'restarts'])
+WORDS = st.sampled_from(['box', 'vm', 'boot', 'name', 'memory', 'cpus', 'vcpus', 'modules', 'image', 'kind', 'load', 'x', 'vmm', 'restarts', 'entitlement', 'cap', 'weight'])
 VALUES = st.recursive(
     st.none() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.booleans() | st.sampled_from(['16M', 'guest', 'a', '', 'flat', '..', '@']),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12)

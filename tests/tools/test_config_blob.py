@@ -14,7 +14,7 @@ TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=0x2ff, exclude_char
 MODULES = st.lists(st.tuples(st.just(Path('m')), TEXT), max_size=4).map(tuple)
 BOOTS = st.builds(check.Boot, st.sampled_from(['flat', 'multiboot']), st.just(Path('i')), TEXT, st.integers(0, 0xffff), MODULES)
 VMS = st.builds(check.Vm, NAMES, st.integers(1, 1536).map(lambda n: n << 21), st.integers(1, 4), st.integers(0, 7), st.integers(0, 2 ** 32 - 1), st.integers(0, 2 ** 32 - 1), st.booleans(), st.booleans(),
-                st.sampled_from([Path('/a'), Path('/b')]), BOOTS)
+                st.sampled_from([Path('/a'), Path('/b')]), BOOTS, st.integers(1, 95), st.integers(0, 100), st.integers(1, 10000))
 MACHINES = st.builds(check.Machine, st.just(Path('f')), NAMES, st.just(1 << 30), st.just(1), st.lists(VMS, min_size=1, max_size=8).map(tuple))
 
 
@@ -34,6 +34,7 @@ def test_blob_says_what_the_machine_says(made):
     for vm, read in zip(made.vms, decoded):
         assert (read['name'], read['memory'], read['vcpus'], read['core'], read['restarts'], read['time_limit'], read['exit_port'], read['host_tsc']) == \
             (vm.name, vm.memory, vm.vcpus, vm.core, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc)
+        assert (read['entitlement'], read['cap'], read['weight']) == (vm.entitlement, vm.cap, vm.weight)
         assert (read['kind'], read['load'], read['command_line']) == (vm.boot.kind, vm.boot.load, vm.boot.command_line)
         assert names[read['vmm']] == vm.vmm and names[read['image']] == vm.boot.image
         assert [(names[n], text) for n, text in read['modules']] == list(vm.boot.modules)
@@ -60,8 +61,9 @@ def test_layout_by_hand():
     assert crc == zlib.crc32(data[:16] + b'\0\0\0\0' + data[20:])
     assert data[24:56] == b'left'.ljust(32, b'\0')
     assert struct.unpack_from('<QQQQIIII', data, 56) == (2 << 20, 0, 3, 5, 2, 3, 2, 0)
-    restarts, command_line, count, time_limit, module, string = struct.unpack_from('<IIIIII', data, 96)
+    restarts, command_line, count, time_limit, module, string = struct.unpack_from('<IIIIII', data, 104)
     assert (restarts, count, time_limit, module) == (0, 1, 0, 4)
+    assert struct.unpack_from('<IIQ', data, 24 + 128) == (1, 0, 100)
     assert data[command_line:command_line + 2] == b'x\0' and data[string:string + 4] == b'arg\0'
 
 

@@ -85,6 +85,9 @@ def _record(vm, program, image, module, strings):
     put('FLAGS', (boot_facts.FLAG_EXIT_PORT if vm.exit_port else 0) | (boot_facts.FLAG_HOST_TSC if vm.host_tsc else 0))
     put('RESTARTS', vm.restarts)
     put('TIME_LIMIT', vm.time_limit)
+    put('ENTITLEMENT', vm.entitlement)
+    put('CAP', vm.cap)
+    put('WEIGHT', vm.weight, '<Q')
     put('COMMAND_LINE_STRING', strings.add(vm.boot.command_line))
     put('MODULE_COUNT', len(vm.boot.modules))
     for n, (_, command_line) in enumerate(vm.boot.modules):
@@ -138,6 +141,9 @@ def _decode_vm(blob, at):
         'host_tsc': bool(get('FLAGS') & boot_facts.FLAG_HOST_TSC),
         'restarts': get('RESTARTS'),
         'time_limit': get('TIME_LIMIT'),
+        'entitlement': get('ENTITLEMENT'),
+        'cap': get('CAP'),
+        'weight': get('WEIGHT', '<Q'),
         'command_line': string('COMMAND_LINE_STRING'),
         'modules': [(get('MODULE_%d' % n), string('MODULE_%d_STRING' % n)) for n in range(count)],
     }

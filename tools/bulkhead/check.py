@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bulkhead import config, image, linux
-from bulkhead.facts import BUILD, KERNEL, MANAGER, VMM, call, config as facts, layout, program, shown, size_text
+from bulkhead.facts import BUILD, KERNEL, MANAGER, VMM, call, config as facts, core as facts_core, layout, processors_text, program, share, shown, size_text
 
 LOW_MEMORY = 1 << 20                # left to the firmware
 CORE_BYTES = 6 << 20             # of a core that is started, beyond its arena and its frames' table
@@ -37,6 +37,9 @@ class Vm:
     host_tsc: bool
     vmm: Path
     boot: Boot
+    entitlement: int = share.LEAST  # hundredths of a processor
+    cap: int = share.NO_CAP         # likewise
+    weight: int = share.WEIGHT
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def finish(machine, source):
     _check_names(machine, source)
     _check_vcpus(machine, source)
     _check_cores(machine, source)
+    _check_shares(machine, source)
     files = [_files(vm, source, n) for n, vm in enumerate(machine.vm)]
     _check_module_count(machine, source)
     name = machine.box.name if machine.box and machine.box.name else _name_of(source, machine)
@@ -95,7 +99,8 @@ def _finished(vm, files):
     boot = Boot(vm.boot.kind, files.image, vm.boot.command_line, load if vm.boot.kind == 'flat' else 0,
                 tuple((path, module.command_line) for path, module in zip(files.modules, config.modules_of(vm.boot))),
                 vm.boot.unattended)
-    return Vm(vm.name, vm.memory, vm.vcpus, vm.cpus[0], vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, files.vmm, boot)
+    return Vm(vm.name, vm.memory, vm.vcpus, vm.cpus[0], vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, files.vmm, boot,
+              vm.entitlement, vm.cap, vm.weight)
 
 
 def _name_of(source, machine):
@@ -136,6 +141,35 @@ def _check_cores(machine, source):
         if vm.cpus is not None and vm.cpus[0] >= machine.box.cpus:
             source.add(('vm', n, 'cpus'), 'processor %d is not there: the box has %d, numbered from 0' % (vm.cpus[0], machine.box.cpus),
                        'cpus = %d in [box], or a smaller number here' % (vm.cpus[0] + 1))
+
+
+def _check_shares(machine, source):
+    for n, vm in enumerate(machine.vm):
+        if vm.cap != share.NO_CAP and vm.cap < vm.entitlement:
+            source.add(('vm', n, 'cap'), '%s are less than the %s that the VM is promised' % (processors_text(vm.cap), processors_text(vm.entitlement)),
+                       'cap = %s or more' % processors_text(vm.entitlement))
+    for core, numbers in _placed(machine).items():
+        _check_core(machine, source, core, numbers)
+
+
+def _placed(machine):
+    """{core: numbers of the VMs that share it}."""
+    return {core: [n for n, vm in enumerate(machine.vm) if vm.cpus is not None and vm.cpus[0] == core] for core in range(facts_core.MOST)}
+
+
+def _check_core(machine, source, core, numbers):
+    """What a core's VMs are promised, together with its manager, is no more than the core. Told once, at the VM with which it
+    becomes too much."""
+    together = 0
+    for n in numbers:
+        entitlement = machine.vm[n].entitlement
+        together += entitlement
+        if together > share.WHOLE - share.MANAGER:
+            room = share.WHOLE - share.MANAGER - (together - entitlement)
+            source.add(('vm', n, 'entitlement'), 'the VMs up to this one on processor %d are promised %s of it together, and the manager %s: there is 1.00'
+                       % (core, processors_text(together), processors_text(share.MANAGER)),
+                       'entitlement = %s or less' % processors_text(room) if room >= share.LEAST else 'less for the VMs before it')
+            return
 
 
 def _check_module_count(machine, source):

@@ -5,6 +5,7 @@ sums is check.py's.
 """
 import copy
 import difflib
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -14,7 +15,7 @@ import pydantic
 from pydantic_core import PydanticCustomError
 
 from bulkhead import position
-from bulkhead.facts import boot as boot_facts, call, config as facts, core, layout, size_text
+from bulkhead.facts import boot as boot_facts, call, config as facts, core, layout, processors_text, share, size_text
 from bulkhead.mistake import Mistake, Mistakes
 
 UNITS = {'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30}
@@ -109,6 +110,30 @@ def _vcpus(value):
     return value
 
 
+def _hundredths(value, what):
+    """0.25 as 25. What has more than two decimals is a mistake, not rounded."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise wrong('is %s, in processors' % what, '0.25')
+    hundredths = round(value * share.WHOLE)
+    if abs(value * share.WHOLE - hundredths) > 1e-6 or not share.LEAST <= hundredths <= share.WHOLE:
+        raise wrong('%s is not %s' % (value, what), 'from %s to %s, with two decimals' % (processors_text(share.LEAST), processors_text(share.WHOLE)))
+    return hundredths
+
+
+def _entitlement(value):
+    return _hundredths(value, 'the part of a processor that the VM is promised')
+
+
+def _cap(value):
+    return _hundredths(value, 'the part of a processor that the VM has at most')
+
+
+def _weight(value):
+    if type(value) is not int or not 1 <= value <= share.WEIGHT_MOST:
+        raise wrong('is the VM\'s part of what nobody is promised, against the others\' weights', 'a number from 1 to %d' % share.WEIGHT_MOST)
+    return value
+
+
 def _path(value):
     if not isinstance(value, str):
         raise wrong('is a path, so it is text', '"@guests/hello"')
@@ -176,6 +201,9 @@ class Vm(Table):
     memory: _checked(_vm_memory, int) = None
     vcpus: _checked(_vcpus, int) = 1
     cpus: _checked(_own_cpus, list) = [0]
+    entitlement: _checked(_entitlement, int) = share.LEAST          # hundredths
+    cap: _checked(_cap, int) = share.NO_CAP                         # hundredths
+    weight: _checked(_weight, int) = share.WEIGHT
     restarts: _checked(_restarts, int) = 0
     time_limit: _checked(_time_limit, int) = 0
     exit_port: bool = False

@@ -19,13 +19,13 @@ def _import_facts():
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
     try:
-        from hypervisor.spec import boot, call, config, core, layout, program
+        from hypervisor.spec import boot, call, config, core, layout, program, share
     finally:
         sys.dont_write_bytecode = before
-    return boot, call, config, core, layout, program
+    return boot, call, config, core, layout, program, share
 
 
-boot, call, config, core, layout, program = _import_facts()
+boot, call, config, core, layout, program, share = _import_facts()
 
 
 def shown(path):
@@ -36,6 +36,11 @@ def shown(path):
     except OSError:
         return str(path)
     return relative if not relative.startswith('../..') else str(path)
+
+
+def processors_text(hundredths):
+    """Hundredths of a processor as people write them: 0.25."""
+    return '%d.%02d' % divmod(hundredths, share.WHOLE)
 
 
 def size_text(count):

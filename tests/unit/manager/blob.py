@@ -6,14 +6,16 @@ PAGE = 4096
 FLAT, MULTIBOOT = 1, 2
 
 
-def vm(name, ram=4 << 20, vmm=2, image=3, kind=MULTIBOOT, flags=0, restarts=0, load=0, command_line='', modules=(), time_limit=0, vcpus=1, core=0):
+def vm(name, ram=4 << 20, vmm=2, image=3, kind=MULTIBOOT, flags=0, restarts=0, load=0, command_line='', modules=(), time_limit=0, vcpus=1,
+       entitlement=1, cap=0, weight=100, core=0):
     """One VM as a dict. modules: (module number, string) pairs."""
     return dict(name=name, ram=ram, vmm=vmm, image=image, kind=kind, flags=flags, restarts=restarts, load=load,
-                command_line=command_line, modules=list(modules), count=len(modules), time_limit=time_limit, vcpus=vcpus, core=core)
+                command_line=command_line, modules=list(modules), count=len(modules), time_limit=time_limit, vcpus=vcpus,
+                entitlement=entitlement, cap=cap, weight=weight, core=core)
 
 
 def record(one, add_string):
-    """The 128 bytes of a VM record."""
+    """The 144 bytes of a VM record."""
     out = struct.pack('<32sQQQQ', one['name'], one['ram'], one['load'], one['vcpus'], one['core'])
     out += struct.pack('<8I', one['vmm'], one['image'], one['kind'], one['flags'], one['restarts'], add_string(one['command_line']),
                        one['count'], one['time_limit'])
@@ -23,14 +25,15 @@ def record(one, add_string):
             out += struct.pack('<II', module, add_string(string))
         else:
             out += struct.pack('<II', 0, 0)
-    assert len(out) == 128
+    out += struct.pack('<IIQ', one['entitlement'], one['cap'], one['weight'])
+    assert len(out) == 144
     return out
 
 
 def make(vms, version=3, magic='BLKDCONF'):
     """The blob. An int in place of a string is taken as its offset."""
     strings = bytearray()
-    start = 24 + 128 * len(vms)
+    start = 24 + 144 * len(vms)
 
     def add_string(string):
         if isinstance(string, int):

@@ -91,6 +91,14 @@ def several(*vcpus):
     return blob.make([blob.vm('v%d' % n, image=3 + n, vcpus=count) for n, count in enumerate(vcpus)])
 
 
+def on_cores(*pairs):
+    return blob.make([blob.vm('v%d' % n, image=3 + n, entitlement=each, core=core) for n, (each, core) in enumerate(pairs)])
+
+
+def promised(*entitlements):
+    return blob.make([blob.vm('v%d' % n, image=3 + n, entitlement=each) for n, each in enumerate(entitlements)])
+
+
 @pytest.mark.parametrize('data, expected', [
     (one(name=''), config.NAME_EMPTY), (one(name='Alpha'), config.NAME_BYTE), (one(name='a b'), config.NAME_BYTE),
     (one(name='a]\n'), config.NAME_BYTE), (one(name='\xe4'), config.NAME_BYTE), (one(name='a' * 32), config.NAME_END),
@@ -104,6 +112,15 @@ def several(*vcpus):
     (one(vcpus=1 << 63), config.TOO_MANY_VCPUS), (one(vcpus=(1 << 64) - 1), config.TOO_MANY_VCPUS),
     (one(core=7), config.OK), (one(core=8), config.NO_SUCH_CORE), (one(core=(1 << 64) - 1), config.NO_SUCH_CORE),
     (several(4, 4, 4, 3), config.OK), (several(4, 4, 4, 4), config.TOO_MANY_VCPUS_TOGETHER), (several(4, 4, 4, 3, 1), config.TOO_MANY_VCPUS_TOGETHER),
+    (one(entitlement=0), config.ENTITLEMENT_RANGE), (one(entitlement=101), config.ENTITLEMENT_RANGE), (one(entitlement=95), config.OK),
+    (one(entitlement=0xffffffff), config.ENTITLEMENT_RANGE), (one(entitlement=1 << 31), config.ENTITLEMENT_RANGE),
+    (one(cap=1), config.OK), (one(cap=100), config.OK), (one(cap=101), config.CAP_RANGE), (one(cap=0xffffffff), config.CAP_RANGE),
+    (one(entitlement=25, cap=24), config.CAP_RANGE), (one(entitlement=25, cap=25), config.OK),
+    (one(weight=0), config.WEIGHT_RANGE), (one(weight=10000), config.OK), (one(weight=10001), config.WEIGHT_RANGE),
+    (one(weight=1 << 32), config.WEIGHT_RANGE), (one(weight=(1 << 64) - 1), config.WEIGHT_RANGE),
+    (on_cores((60, 0), (60, 1), (35, 0)), config.OK), (on_cores((60, 1), (35, 0), (36, 1)), config.PROMISED_TOO_MUCH),
+    (promised(50, 45), config.OK), (promised(50, 46), config.PROMISED_TOO_MUCH), (promised(100), config.PROMISED_TOO_MUCH),
+    (promised(60, 34, 1), config.OK), (promised(60, 34, 1, 1), config.PROMISED_TOO_MUCH), (promised(100, 100, 100), config.PROMISED_TOO_MUCH),
     (one(vmm=0), config.VMM_NO_MODULE), (one(vmm=1), config.VMM_NO_MODULE), (one(vmm=8), config.VMM_NO_MODULE),
     (one(vmm=0xffffffff), config.VMM_NO_MODULE), (one(image=1), config.IMAGE_NO_MODULE), (one(image=8), config.IMAGE_NO_MODULE),
     (one(image=24), config.IMAGE_NO_MODULE), (one(image=1 << 31), config.IMAGE_NO_MODULE),
@@ -118,7 +135,7 @@ def several(*vcpus):
     (one(flags=0x80000001), config.FLAG_UNKNOWN), (one(flags=1), config.OK), (one(time_limit=1), config.OK),
     (one(kind=blob.FLAT, load=4 << 20), config.LOAD_OUTSIDE), (one(kind=blob.FLAT, load=1 << 63), config.LOAD_OUTSIDE),
     (one(kind=blob.FLAT, load=(4 << 20) - 1), config.OK), (one(kind=blob.MULTIBOOT, load=1 << 63), config.OK),
-    (one(command_line=1), config.STRING_OUTSIDE), (one(command_line=143), config.STRING_OUTSIDE),
+    (one(command_line=1), config.STRING_OUTSIDE), (one(command_line=159), config.STRING_OUTSIDE),
     (one(command_line=100000), config.STRING_OUTSIDE), (one(command_line=0xffffffff), config.STRING_OUTSIDE),
     (one(command_line='x' * 1024), config.OK), (one(command_line='x' * 1025), config.STRING_ENDLESS),
     (one(modules=[(4, 30)]), config.STRING_OUTSIDE),
@@ -130,6 +147,20 @@ def test_a_record_that_breaks_a_rule_is_refused_with_its_sentence(data, expected
     names = dict((number, name) for number, name, _ in config.TABLE)
     assert names[answer] == names[expected]
     assert (answer == config.OK) == (parser.culprit == -1)
+
+
+def test_promises_are_counted_anew_for_each_blob_and_the_last_vm_is_the_culprit():
+    answer, parser = check(promised(40, 40, 40))
+    assert (answer, parser.culprit) == (config.PROMISED_TOO_MUCH, 2)
+    modules = Modules()
+    modules.count = 8
+    data = promised(40, 55)
+    modules.bytes[:8] = [1, len(data)] + [9] * 6
+    memory.fake = StrictMemory()
+    memory.fake.map(BASE, len(data))
+    memory.fake.write(BASE, data)
+    assert parser.read(r_uint(BASE), modules, FREE_FRAMES) == config.OK
+    assert [vm.entitlement for vm in parser.vms[:2]] == [40, 55]
 
 
 def test_vcpus_are_counted_anew_for_each_blob_and_the_last_vm_is_the_culprit():
@@ -217,12 +248,13 @@ def test_a_blob_with_a_good_crc_is_never_accepted_with_something_outside(changes
 
 def check_accepted(parser, size):
     images = []
-    assert sum(vm.vcpus for vm in parser.vms[:parser.count]) <= 15
+    assert sum(vm.vcpus for vm in parser.vms[:parser.count]) <= 15 and sum(vm.entitlement for vm in parser.vms[:parser.count]) <= 95
     for vm in parser.vms[:parser.count]:
+        assert 1 <= vm.entitlement <= 95 and (vm.cap == 0 or vm.entitlement <= vm.cap <= 100) and 1 <= vm.weight <= 10000
         assert 1 <= vm.vcpus <= 4
         assert 0 < vm.ram_frames <= FREE_FRAMES and vm.ram_frames % 512 == 0 and 0 <= vm.module_count <= 4
         assert 2 <= vm.vmm_module < 8
         images += [vm.image_module] + vm.modules[:vm.module_count]
         for offset in [vm.command_line] + vm.module_strings[:vm.module_count]:
-            assert offset == 0 or 24 + 128 * parser.count <= offset < size
+            assert offset == 0 or 24 + 144 * parser.count <= offset < size
     assert len(images) == len(set(images)) and all(2 <= image < 8 for image in images)

@@ -121,6 +121,25 @@ def test_a_vm_gets_the_vcpus_that_it_was_promised_and_is_told_how_many():
     assert seen == {'four': ([16, 17, 18, 19], 4), 'one': ([16], 1)}
 
 
+def test_the_kernel_is_told_each_vms_share_before_it_starts():
+    kernel = FakeKernel(modules(blob.make([blob.vm('a', entitlement=25, cap=50, weight=300), blob.vm('b', image=4, ram=2 << 20)]), 'A', 'B'), regions=(4096,))
+    seen = {}
+
+    def look(kernel, c):
+        seen[kernel.vm_name(c)] = c.share
+    kernel.at_start = look
+    assert Run(kernel).status == 0
+    assert seen == {'a': (25, 50, 300), 'b': (1, 0, 100)}
+
+
+def test_a_vm_whose_share_the_kernel_refuses_is_not_started():
+    kernel = FakeKernel(modules(blob.make([blob.vm('a', entitlement=25), blob.vm('b', image=4, ram=2 << 20)]), 'A', 'B'), regions=(4096,))
+    plain = kernel.do_share
+    kernel.do_share = lambda slot, entitlement, cap, weight: status.PROMISED if entitlement == 25 else plain(slot, entitlement, cap, weight)
+    run = Run(kernel)
+    assert status.SENTENCES[status.PROMISED] in run.row_of('a') and list(kernel.started) == ['b']
+
+
 def test_a_vm_whose_last_vcpu_cannot_be_made_is_not_started():
     kernel = FakeKernel(modules(blob.make([blob.vm('four', vcpus=4), blob.vm('one', image=4, ram=2 << 20)]), 'A', 'B'), regions=(4096,))
     plain = kernel.do_vcpu_create
