@@ -51,7 +51,7 @@ def test_mistakes_with_brackets_are_not_taken_for_markup(good):
 def test_dump_shows_the_compiled_blob(good):
     text = bulkhead('check', '--dump', 'good.toml', cwd=good).stdout
     crc = blob.decode(blob.compile_blob(check.load(good / 'good.toml')))['crc']
-    assert 'CRC 0x%08x' % crc in text and '3 image-one' in text and 'vm one: 16M, 1 vCPU, multiboot' in text
+    assert 'CRC 0x%08x' % crc in text and '3 image-one' in text and 'vm one: 16M, 1 vCPU on processor 0, multiboot' in text
 
 
 def test_build_makes_a_folder_in_the_order_of_the_blob_and_makes_it_again(good):

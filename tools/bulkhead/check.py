@@ -335,8 +335,8 @@ def _check_sum(machine, files, source):
     modules = _size_of(MANAGER, 1 << 20) + sum(programs) + sum(each.bytes for each in files)
     tasks = sum(_round_up(size, layout.PAGE) + (layout.STACK_PAGES + 64) * layout.PAGE for size in programs + [1 << 20])
     alignment = facts.RAM_STEP * (len(machine.vm) > 0) + layout.PAGE * 2 * len(machine.vm)
-    own = LOW_MEMORY + kernel + layout.ARENA_BYTES + modules + tasks + alignment
-    needed = vms + own + _cores_own(machine, programs)
+    own = LOW_MEMORY + kernel + layout.ARENA_BYTES + modules + tasks + alignment + _cores_own(machine, programs)
+    needed = vms + own
     usable = machine.box.memory
     if needed > usable:
         source.add(('box', 'memory'), '%s are too little: the VMs have %s together, and Bulkhead, images and modules need %s more'

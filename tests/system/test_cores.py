@@ -1,0 +1,98 @@
+"""Several cores: each runs its own kernel with its own VMs, and one that fails takes only those with it."""
+import re
+from dataclasses import replace
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from tests.system.box import config, load, run_box, vm
+
+DEAD_CORE = 1
+CALLS_BEFORE = 300              # task runs of that core before its kernel faults: its VM has said something by then
+ROOM = 128                      # bytes at the end of .entry.text that hold nothing but what the linker fills with
+FILLING = set(b'\x00\x66\x2e\x0f\x1f\x84\x90')
+DISPLACED = b'\x53\x55\x41\x54\x41\x55'     # how bh_task_run begins: push %rbx, %rbp, %r12, %r13
+
+
+def on_cores(count, *vms, memory='256M'):
+    description = config(*vms, memory=memory)
+    description['box']['cpus'] = count
+    return description
+
+
+def ticker(name, core, lines=4):
+    return vm(name, 'ticker', command_line='lines=%d loops=300000' % lines, cpus=[core])
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_each_core_runs_its_own_guests(machine, count):
+    names = ['g%d' % n for n in range(count)]
+    result = run_box(on_cores(count, *[ticker(name, n) for n, name in enumerate(names)]), machine)
+    assert result.status == 0, result
+    for name in names:
+        assert result.lines[name] == ['tick %d of 4' % n for n in range(1, 5)] and result.table[name].how == 'exited with status 0'
+
+
+def test_two_guests_share_a_core_beside_others(machine):
+    result = run_box(on_cores(2, ticker('a', 1, 8), ticker('b', 1, 8), ticker('c', 0, 8), vm('greedy', 'spinner', time_limit='300ms', cpus=[1])), machine)
+    for name in 'abc':
+        assert result.lines[name] == ['tick %d of 8' % n for n in range(1, 9)], result
+    assert result.table['greedy'].how == 'used up its time limit of 300 ms' and result.status == 1
+
+
+def test_keys_go_to_a_guest_on_another_core(machine):
+    result = run_box(on_cores(2, vm('a', 'echo', cpus=[1]), vm('b', 'echo')), machine,
+                     script=[(r'^\[b\] echo: ready', ''), (r'^\[a\] echo: ready', 'first\r'), (r'^\[a\] echo: FIRST', '\x1d'),
+                             (r'keyboard now goes to \[b\]', 'second\r'), (r'^\[b\] echo: SECOND', 'quit\r'),
+                             (r'keyboard now goes to \[a\]', 'quit\r')])
+    assert 'echo: FIRST' in result.lines['a'] and 'echo: SECOND' not in result.lines['a'], result
+    assert 'echo: SECOND' in result.lines['b'] and 'echo: FIRST' not in result.lines['b']
+    assert result.status == 0
+
+
+def test_a_core_that_the_machine_does_not_have(machine):
+    """The configuration promises more processors than the emulator has: their VMs say so, the others run."""
+    description = on_cores(2, ticker('here', 0), ticker('nowhere', 1))
+    result = run_box(replace(load(description), cpus=1), machine)
+    assert result.table['here'].how == 'exited with status 0', result
+    assert result.table['nowhere'].how == 'could not be started, status 34: this machine has no such core'
+    assert result.status == 1
+
+
+def faulty(folder):
+    """An edit of the laid-out box: after CALLS_BEFORE runs of tasks, the kernel of core DEAD_CORE meets an invalid opcode."""
+    path = folder / 'kernel.elf'
+    data = bytearray(path.read_bytes())
+    with open(path, 'rb') as file:
+        elf = ELFFile(file)
+        symbols = elf.get_section_by_name('.symtab')
+
+        def place(name):
+            address = symbols.get_symbol_by_name(name)[0]['st_value']
+            return address, next(iter(elf.address_offsets(address)))
+        run, run_offset = place('bh_task_run')
+        end, _ = place('entry_text_end')
+        cave = end - ROOM
+        cave_offset = next(iter(elf.address_offsets(cave)))
+        counter = symbols.get_symbol_by_name('panic_area')[0]['st_value']      # nobody needs it before a panic
+    assert set(data[cave_offset:cave_offset + ROOM]) <= FILLING and data[run_offset:run_offset + len(DISPLACED)] == DISPLACED
+    code = b'\x53\xb8\x01\x00\x00\x00\x0f\xa2\xc1\xeb\x18\x80\xfb' + bytes([DEAD_CORE]) + b'\x5b'       # push rbx; cpuid 1; ID in bl; pop rbx
+    count = b'\x48\xff\x04\x25' + (counter & 0xffffffff).to_bytes(4, 'little')                          # incq counter
+    count += b'\x48\x81\x3c\x25' + (counter & 0xffffffff).to_bytes(4, 'little') + CALLS_BEFORE.to_bytes(4, 'little')     # cmpq
+    count += b'\x72\x02\x0f\x0b'                                                                        # jb over ud2
+    code += b'\x75' + bytes([len(count)]) + count + DISPLACED
+    back = run + len(DISPLACED) - (cave + len(code) + 5)
+    code += b'\xe9' + (back & 0xffffffff).to_bytes(4, 'little')
+    data[cave_offset:cave_offset + len(code)] = code
+    data[run_offset:run_offset + 5] = b'\xe9' + ((cave - run - 5) & 0xffffffff).to_bytes(4, 'little')
+    path.write_bytes(data)
+
+
+def test_a_core_that_dies_takes_only_its_own_guests(machine):
+    result = run_box(on_cores(3, ticker('zero', 0, 12), ticker('one', 1, 500), ticker('two', 2, 12)), machine, edit=faulty)
+    assert any(line.startswith('core 1: bulkhead: kernel fault: #UD (invalid opcode)') for line in result.own), result
+    assert any(re.match('core 1: RIP   ffffffff8[0-9a-f]{7} ', line) for line in result.own)
+    assert result.lines['one'][0] == 'tick 1 of 500' and result.table['one'].how == 'its core 1 stopped'
+    for name in ('zero', 'two'):
+        assert result.lines[name] == ['tick %d of 12' % n for n in range(1, 13)] and result.table[name].how == 'exited with status 0'
+    assert result.status == 1 and 'the box has stopped' not in result.own
