@@ -8,10 +8,10 @@ import struct
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from bulkhead.facts import ROOT, layout
+from bulkhead.facts import ROOT, core as cores, layout
 from hypervisor.spec import audit as published
 from tests.system.box import Box, config, vm
-from tests.system.walker import ADDRESS, KERNEL, NESTED, TASK, Root, audit, leaves
+from tests.system.walker import ADDRESS, KERNEL, NESTED, TASK, Root, audit, audit_cores, leaves
 
 KERNEL_ELF = ROOT / 'build' / 'kernel.elf'
 COMPARTMENTS = (0, 1, 2)
@@ -29,10 +29,16 @@ def physical(address):
     return address - layout.KERNEL_BASE
 
 
-def read_roots(memory):
-    (place,) = symbols('published_roots')
-    data = memory.read(physical(place), published.RECORD['END'] * published.RECORDS)
+def read_records(memory, private=None):
+    """What the first core publishes or, given its private memory, another one."""
+    place, data_start = symbols('published_roots', 'data_start')
+    at = physical(place) if private is None else private + cores.BOOT_TABLE_PAGES * layout.PAGE + place - data_start
+    data = memory.read(at, published.RECORD['END'] * published.RECORDS)
     return [Root(*words) for words in struct.iter_unpack('<QQQ', data) if words[0]]
+
+
+def read_roots(memory, private=None):
+    return [record for record in read_records(memory, private) if record.kind != published.KIND_CORE]
 
 
 def frames_between(first, last):
@@ -135,3 +141,59 @@ def test_guard_pages_are_not_mapped(two_guests, machine):
     _, _, _, kernel = audit(memory, roots, machine == 'bochs', entry)
     for guard in symbols('kernel_stack_guard', 'panic_stack_guard'):
         assert physical(guard) >> 12 not in kernel
+
+
+@pytest.fixture
+def two_cores(machine):
+    description = config(vm('a', 'ticker', command_line='lines=1000000 loops=2000000'), vm('b', 'spinner', cpus=[1]), memory='256M')
+    description['box']['cpus'] = 2
+    with Box(description, machine, monitor=True) as box:
+        box.wait_for(r'^\[b\] ')
+        box.wait_for(r'^\[a\] ')
+        box.pause()
+        yield box
+
+
+def test_cores_share_nothing_but_text_and_pages_with_one_writer(two_cores, machine):
+    memory = two_cores.physical()
+    ept = machine == 'bochs'
+    (started,) = [record for record in read_records(memory) if record.kind == published.KIND_CORE]
+    assert started.compartment == 1
+    text = frames_between('text_start', 'rodata_end')
+    entry_text = frames_between('entry_text_start', 'entry_text_end')
+    entry_data = frames_between('entry_data_start', 'entry_data_end')
+    data_start, entry_data_start = symbols('data_start', 'entry_data_start')
+    private = (started.address >> 12) + cores.BOOT_TABLE_PAGES
+    moved = {private + frame - (physical(data_start) >> 12) for frame in entry_data}
+    roots = {0: read_roots(memory), 1: read_roots(memory, started.address)}
+    for number in (0, 1):
+        assert sorted((root.kind, root.compartment) for root in roots[number]) == [(KERNEL, 0), (TASK, 0), (TASK, 1), (NESTED, 1)]
+        faults = audit(memory, roots[number], ept, entry_text | (moved if number else entry_data))[0]
+        assert not faults, '\n'.join(faults[:20])
+    assert entry_data_start == data_start and not moved & entry_data
+
+    (kernel_one,) = [root.address for root in roots[1] if root.kind == KERNEL]
+    device = memory.word(leaf_slot(memory, kernel_one, layout.DEVICE_BASE)) >> 12 & (1 << 40) - 1
+    first = physical_of(memory, kernel_one, layout.LINK_BASE + 2 * layout.PAGE)
+    links = set(range(first - 2, first + 4))        # each core: a page of bytes for each core, and its status page
+    faults, kernel = audit_cores(memory, roots, ept, text, device, links)
+    assert not faults, '\n'.join(faults[:20])
+    rights = {number: {frame - first + 2: kernel[number][frame][0].writable for frame in links & set(kernel[number])} for number in (0, 1)}
+    assert rights == {0: {1: True, 2: True, 3: False, 5: False}, 1: {1: False, 2: False, 3: True, 5: True}}
+
+    # It can fail: a data page of the first core, one of its guest's and a second writer, each planted in the other core's root.
+    (nested,) = [root.address for root in roots[0] if root.kind == NESTED]
+    guest_frame = next(iter(leaves(memory, nested, ept))).frame
+    slot = leaf_slot(memory, kernel_one, layout.LINK_BASE + 2 * layout.PAGE)
+    for value, words in [((physical(data_start) & ~4095) + (8 << 12) | 1, 'is in the kernel roots of cores'), (guest_frame << 12 | 1, 'of a compartment of core 0 is reachable on core 1'),
+                         (first << 12 | 3, 'has two writers'), (min(text) << 12 | 3, 'and can be written')]:
+        before = memory.word(slot)
+        plant(memory, slot, value)
+        faults, _ = audit_cores(memory, roots, ept, text, device, links)
+        assert any(words in fault for fault in faults), (words, faults[:5])
+        plant(memory, slot, before)
+
+
+def physical_of(memory, root, virtual):
+    """The frame that a 4-KiB page maps."""
+    return memory.word(leaf_slot(memory, root, virtual)) >> 12 & (1 << 40) - 1

@@ -55,6 +55,40 @@ def _walk(memory, table, level, virtual, above, ept):
             yield from _walk(memory, entry & ADDRESS, level - 1, address, rights, ept)
 
 
+def audit_cores(memory, cores, ept, text_frames, device_frame, link_frames):
+    """Every way in which the roots of several cores break the promise that these share nothing, as sentences.
+
+    cores: {number: its roots}. text_frames: of the image, for all to read. link_frames: the pages through which cores talk.
+    """
+    faults, kernel, held = [], {}, {}
+    for number, roots in cores.items():
+        kernel[number], held[number] = {}, set()
+        for root in roots:
+            for mapping in leaves(memory, root.address, ept and root.kind == NESTED):
+                for frame in range(mapping.frame, mapping.frame + mapping.frames):
+                    if root.kind == KERNEL:
+                        kernel[number].setdefault(frame, []).append(mapping)
+                    else:
+                        held[number].add(frame)
+    for one in cores:
+        for other in cores:
+            if one == other:
+                continue
+            for frame in set(kernel[one]) & set(kernel[other]):
+                both = kernel[one][frame] + kernel[other][frame]
+                if frame in text_frames:
+                    if any(mapping.writable for mapping in both):
+                        faults.append('frame %#x of the image is shared by cores %d and %d and can be written' % (frame, one, other))
+                elif frame in link_frames:
+                    if sum(mapping.writable for mapping in both) > 1:
+                        faults.append('link page %#x has two writers, cores %d and %d' % (frame, one, other))
+                elif frame != device_frame:
+                    faults.append('frame %#x is in the kernel roots of cores %d and %d' % (frame, one, other))
+            for frame in held[one] & (held[other] | set(kernel[other])) - text_frames:
+                faults.append('frame %#x of a compartment of core %d is reachable on core %d' % (frame, one, other))
+    return faults, kernel
+
+
 def canonical(address):
     return address | 0xffff << 48 if address >> 47 else address
 
