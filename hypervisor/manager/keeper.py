@@ -5,6 +5,7 @@ The first core's manager (main.py) also serves the serial port; another core's (
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
+from hypervisor.hw.task import rdtsc
 from hypervisor.lib import call
 from hypervisor.manager import config
 from hypervisor.manager.build import CONFIG_WINDOW, Builder
@@ -54,6 +55,8 @@ class Keeper(object):
 
     def create(self, vm):
         self.builder.create(vm)
+        vm.started = rdtsc()
+        vm.ended = vm.started
         if vm.state != RUNNING:
             self.announce(vm)
 
@@ -81,6 +84,7 @@ class Keeper(object):
         """Copy the INSPECT record, before the next call overwrites the task page."""
         vm.how = intmask(self.word(INSPECT['HOW']))
         vm.detail = self.word(INSPECT['DETAIL'])
+        vm.ended = rdtsc()
         vm.ticks = self.word(INSPECT['TICKS'])
         vm.vmm_ticks = self.word(INSPECT['VMM_TICKS'])
         for kind in range(exit.COUNT):

@@ -24,6 +24,7 @@ LOOK_MS = 1                     # meanwhile
 PROGRAM_FRAMES = LARGE_FRAMES   # of one VM beyond its memory: its VMM's image, stack and boot page
 
 IDLE, READY, LOST = 0, 1, 2
+R0 = r_uint(0)
 
 
 class Outpost(object):
@@ -186,6 +187,8 @@ class Outpost(object):
         post = self.post
         vm.how = intmask(post.word(link.END['HOW']))
         vm.detail = post.word(link.END['DETAIL'])
+        vm.started = post.word(link.END['STARTED'])
+        vm.ended = post.word(link.END['ENDED'])
         vm.ticks = post.word(link.END['TICKS'])
         vm.vmm_ticks = post.word(link.END['VMM_TICKS'])
         for kind in range(exit.COUNT):
@@ -195,6 +198,10 @@ class Outpost(object):
     def lose(self, vm):
         """The core has stopped, and the VM with it."""
         vm.how = ending.CORE_STOPPED
+        vm.started = R0             # it was never told
+        vm.ended = R0
+        vm.ticks = R0
+        vm.vmm_ticks = R0
         vm.detail = r_uint(self.core)
         vm.state = GONE
 

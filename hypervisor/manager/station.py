@@ -158,6 +158,8 @@ class Station(Keeper):
         self.post.begin(link.ENDED, vm.index, link.END['END'])
         self.post.put_word(r_uint(vm.how))
         self.post.put_word(vm.detail)
+        self.post.put_word(vm.started)
+        self.post.put_word(vm.ended)
         self.post.put_word(vm.ticks)
         self.post.put_word(vm.vmm_ticks)
         for kind in range(exit.COUNT):

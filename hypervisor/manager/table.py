@@ -12,6 +12,7 @@ UNKNOWN = 'ended in a way that nobody knows, detail %d'
 GAP = 2                 # columns between two columns
 HOW_TITLE = 'how it ended'
 TIME_TITLE = 'run time ms'
+SHARE_TITLE = ' share'
 
 
 def _split(words):
@@ -117,6 +118,8 @@ class Table(object):
         text.write(self.serial, HOW_TITLE)
         self.go_to(start + self.name_width + GAP + self.how_width + GAP)
         text.write(self.serial, TIME_TITLE)
+        text.fill(self.serial, ord(' '), GAP)
+        text.write(self.serial, SHARE_TITLE)
         text.write(self.serial, '  exits')
         self.console.end()
 
@@ -127,9 +130,22 @@ class Table(object):
         write_ending(self.serial, vm)
         self.go_to(start + self.name_width + GAP + self.how_width + GAP)
         text.decimal_right(self.serial, vm.ticks // tsc_khz, len(TIME_TITLE))
+        text.fill(self.serial, ord(' '), GAP)
+        self.write_share(vm)
         text.write(self.serial, '  ')
         self.write_exits(vm)
         self.console.end()
+
+    def write_share(self, vm):
+        """How much of a processor it had from its start to its end, its VMM included: `49.8%`."""
+        thousandth = (vm.ended - vm.started) // r_uint(1000)
+        tenths = r_uint(0)
+        if thousandth != r_uint(0):
+            tenths = (vm.ticks + vm.vmm_ticks) // thousandth
+        text.decimal_right(self.serial, tenths // r_uint(10), len(SHARE_TITLE) - len('.0%'))
+        self.serial.put(ord('.'))
+        text.decimal(self.serial, tenths % r_uint(10))
+        self.serial.put(ord('%'))
 
     def write_exits(self, vm):
         """Each kind that occurred: `port 12, cpuid 3`; a dash when none did."""

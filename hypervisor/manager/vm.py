@@ -69,6 +69,8 @@ class Vm(object):
         self.detail = r_uint(0)
         self.ticks = r_uint(0)
         self.vmm_ticks = r_uint(0)
+        self.started = r_uint(0)            # TSC
+        self.ended = r_uint(0)
         self.exits = [r_uint(0)] * exit.COUNT
 
     def add_grant(self, region, first, count, target):

@@ -20,5 +20,6 @@ REFUSED = 6                     # a word: why the configuration was refused; not
 KINDS = 7
 
 WALL = offsets(['SECONDS', 'TSC'])
-END = offsets(['HOW', 'DETAIL', 'TICKS', 'VMM_TICKS', ('EXITS', 8 * exit.COUNT)])
+END = offsets(['HOW', 'DETAIL', 'STARTED', 'ENDED', 'TICKS', 'VMM_TICKS',       # STARTED, ENDED: of the TSC
+               ('EXITS', 8 * exit.COUNT)])
 assert END['END'] <= MOST_BYTES

@@ -118,6 +118,9 @@ GUESTS = [
         Run(expect=[r"^spinner: spinning with interrupts off$"], status=SPINNING),
         Run("spin=1000000", expect=[r"^spinner: 1000000 turns", r"^spinner: done$"]),
     ]),
+    _guest("contender", 64, "wants the processor and says how much it had", [
+        Run("window=20", bare=False, expect=[r"^contender: ready", r"^contender: window \d+ had \d+ of \d+$"])],
+        "common/irq.c", "common/irq_entry.S"),
     _guest("triplefault", 32, "ends by shutdown", [
         Run(expect=[r"^triplefault: shutting down$"], reject=["still alive"], status=SHUTDOWN)]),
     _guest("exitcode", 32, "ends with the status of its command line", [

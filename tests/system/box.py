@@ -51,7 +51,7 @@ def toml_text(table):
         return '{' + ', '.join('%s = %s' % (key, toml_text(value)) for key, value in table.items()) + '}'
     if isinstance(table, (list, tuple)):
         return '[' + ', '.join(toml_text(each) for each in table) + ']'
-    if isinstance(table, int):
+    if isinstance(table, (int, float)):
         return str(table)
     return '"%s"' % ''.join(c if c.isprintable() and c not in '"\\' else '\\u%04x' % ord(c) for c in table)
 
@@ -71,6 +71,7 @@ class Row:
     """What the final table says about one VM."""
     how: str
     milliseconds: int
+    share: float                # of a processor, from its start to its end
     exits: dict                 # kind -> count
 
 
@@ -107,17 +108,18 @@ class Result:
 
 def parse_table(own_lines):
     """The final table by its title's columns: {name: Row}."""
-    start = next((n for n, line in enumerate(own_lines) if re.match(r'VM +how it ended +run time ms +exits$', line)), None)
+    start = next((n for n, line in enumerate(own_lines) if re.match(r'VM +how it ended +run time ms +share +exits$', line)), None)
     if start is None:
         return {}
     how, rows = own_lines[start].index('how it ended'), {}
     time_at = own_lines[start].index('run time ms')
-    exits_at = own_lines[start].index('exits', time_at)
+    share_at = time_at + len('run time ms')
+    exits_at = own_lines[start].index('exits', share_at)
     for line in own_lines[start + 1:]:
         if line.startswith('box off'):
             break
         exits = dict((kind, int(count)) for kind, count in re.findall(r'([a-z][a-z ]*?) ([0-9]+)(?:, |$)', line[exits_at:]))
-        rows[line[:how].strip()] = Row(line[how:time_at].strip(), int(line[time_at:exits_at]), exits)
+        rows[line[:how].strip()] = Row(line[how:time_at].strip(), int(line[time_at:share_at]), float(line[share_at:exits_at].strip().rstrip('%')) / 100, exits)
     return rows
 
 

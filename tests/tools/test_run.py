@@ -188,14 +188,15 @@ def test_edit_changes_what_boots(described, kernel):
 
 def test_table_is_read_by_its_columns():
     own = ['keyboard now goes to [a]',
-           'VM         how it ended                          run time ms  exits',
-           'port       exited with status 0                           25  interrupt 2, port 320',
-           'starboard  its VMM did not answer in time            1234567  -',
+           'VM         how it ended                          run time ms   share  exits',
+           'port       exited with status 0                           25   49.8%  interrupt 2, port 320',
+           'starboard  its VMM did not answer in time            1234567  100.0%  -',
            'box off, status 1']
     table = parse_table(own)
     assert table['port'].how == 'exited with status 0' and table['port'].milliseconds == 25
-    assert table['port'].exits == {'interrupt': 2, 'port': 320}
+    assert table['port'].exits == {'interrupt': 2, 'port': 320} and abs(table['port'].share - .498) < 1e-9
     assert table['starboard'].how == 'its VMM did not answer in time' and table['starboard'].exits == {}
+    assert table['starboard'].share == 1
 
 
 # The command itself, as a process.

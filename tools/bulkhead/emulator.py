@@ -173,8 +173,8 @@ class Qemu(Emulator):
                    '-m', '%dM' % (folder.machine.memory >> 20), '-smp', str(folder.machine.cpus),
                    '-device', 'isa-debug-exit,iobase=0x%x,iosize=2' % EXIT_PORT,
                    '-kernel', 'kernel.elf', '-initrd', modules]
-        if icount:
-            options += ['-icount', 'shift=0,sleep=off', '-seed', '1', '-rtc', 'base=2024-01-01T00:00:00,clock=vm']
+        if icount:          # True, or how long an instruction takes: 2 to the power of it, in ns
+            options += ['-icount', 'shift=%d,sleep=off' % (0 if icount is True else icount), '-seed', '1', '-rtc', 'base=2024-01-01T00:00:00,clock=vm']
         return options
 
     def said(self):

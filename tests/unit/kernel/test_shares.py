@@ -5,6 +5,7 @@ from hypothesis import given, settings, strategies as st
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.scheduler import scheduler
+from hypervisor.kernel.share import Share
 from hypervisor.spec import call, ending, lapic, share, status, svm
 from hypervisor.spec.vcpu import GROUP_FLOW
 from tests.unit.kernel.machine import TSC_HZ, Guest, Program
@@ -227,6 +228,38 @@ def test_what_an_idle_vm_leaves_goes_to_the_others_by_weight(fresh):
     assert abs(seen.part[2] - (.1 + .74 * 3 / 4)) < .005 and abs(seen.part[3] - (.1 + .74 / 4)) < .005, seen.part
 
 
+def test_sleep_earns_nothing(fresh):
+    """Half a second asleep beside two that are busy; then it has its part and no more."""
+    vms = {1: Vm(SPINNER, 10), 2: Vm(IDLE, 10), 3: Vm(SPINNER, 10)}
+    box = start(fresh, vms)
+
+    def late():
+        yield ('exit', svm.EXIT_HLT)
+        yield ('spin', FOREVER)
+    box.tasks[2], box.guests[2] = Program(vmm, box, 2, 500 * MS), Guest(late)
+    assert Watch(box, vms, 490 * MS).part[2] < .01
+    Watch(box, vms, 30 * MS)
+    seen = Watch(box, vms, 200 * MS)
+    assert max(seen.part[n] for n in vms) - min(seen.part[n] for n in vms) < .04, seen.part
+
+
+@pytest.mark.parametrize('budget, allowance, wanting, then', [
+    (0, 0, True, (30, 50)), (0, 0, False, (30, 50)),
+    (30, 50, False, (30, 50)),          # what an idle one had is gone
+    (30, 50, True, (60, 80)),           # what was wanted and could not be had is kept, for one period
+    (60, 80, True, (60, 80)),
+    (10, 40, True, (40, 60)),           # a cap that others did not let it reach is not
+    (-20, 5, True, (10, 50)), (-20, 5, False, (10, 50)), (-100, -100, True, (-70, -50)),      # overdrawn: missing now
+    (20, -10, True, (50, 40)),
+])
+def test_what_a_period_leaves_to_the_next(budget, allowance, wanting, then):
+    own = Share()
+    own.set(30, 50, 100, 1)
+    own.budget, own.allowance = budget, allowance
+    own.renew(wanting)
+    assert (own.budget, own.allowance) == then
+
+
 def test_a_capped_vm_is_capped_though_the_core_sleeps(fresh):
     box = start(fresh, {1: Vm(SPINNER, 10, 30)})
     Watch(box, [1], PERIOD)
@@ -285,12 +318,22 @@ def test_somebody_who_wakes_others_without_end_does_not_cut_their_neighbour_into
     assert box.log.count(('guest', 1)) <= 1100
 
 
-def test_a_vm_that_starts_beside_one_that_runs_alone_does_not_wait(fresh):
-    """The timer is armed far ahead then."""
-    vms = {1: Vm(SPINNER, 10), 2: Vm(PRINTER, 10)}
-    box = start(fresh, vms)
-    box.kernel_call(0, call.STOP, SLOT + 1, ending.DESTROYED, 0)
+def test_deadlines_without_end_of_a_vmm_do_not_either(fresh):
+    """Its guest sleeps; itself it waits for the next hundredth of a millisecond, again and again."""
+    def restless():
+        put_answer(box, 2, RFLAGS=0x202, DIRTY=GROUP_FLOW)
+        while True:
+            yield ('call', RUN, VCPU, box.cpu.tsc + MS // 100)
+    box = start(fresh, {1: Vm(SPINNER, 10), 2: Vm(IDLE, 10)})
+    box.tasks[2] = Program(restless)
+    box.let_pass(PERIOD)
+    del box.log[:]
     box.let_pass(SECOND)
+    assert 500 < box.log.count(('guest', 1)) <= 1100
+
+
+def test_who_is_woken_beside_one_that_runs_alone_does_not_wait(fresh):
+    """The timer is armed far ahead then."""
     heard = []
 
     def sends():

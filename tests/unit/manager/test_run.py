@@ -268,9 +268,11 @@ def test_the_table_tells_run_time_and_the_exits_that_occurred():
         compartment.ticks = 1234567
         compartment.exits[exit.IO] = 17
         compartment.exits[exit.CPUID] = 3
-    run = Run(two_guests([('call', measure)], []))
-    assert run.row_of('alpha').split() == 'alpha exited with status 0 1234 cpuid 3, port 17'.split()
-    assert run.row_of('beta').split() == 'beta exited with status 0 0 -'.split()
+    run = Run(two_guests([('sleep', 3000), ('call', measure)], []))
+    row = run.row_of('alpha').split()
+    assert row[:6] + row[7:] == 'alpha exited with status 0 1234 cpuid 3, port 17'.split()
+    assert 60 < float(row[6].rstrip('%')) < 61.8        # with half as much for its VMM, in a little more than 3 s
+    assert run.row_of('beta').split() == 'beta exited with status 0 0 0.0% -'.split()
 
 
 @pytest.mark.parametrize('limit, spent, ended', [(100, 60, False), (100, 70, True), (0, 1 << 40, False), (0xffffffff, 1000, False)])
