@@ -55,8 +55,10 @@ class Apic(object):
         return value >> 24
 
     def reaches(self, identity):
-        """Can a message be sent to it? xAPIC mode knows IDs of eight bits, the last of which are all cores."""
-        return self.x2apic or identity < r_uint(0xff)
+        """Can a message be sent to it alone? xAPIC mode knows IDs of eight bits; the last of either mode is no core's: it means all of them."""
+        if self.x2apic:
+            return identity < r_uint(0xffffffff)
+        return identity < r_uint(0xff)
 
     def send(self, identity, command):
         """A message to one other core. command: ICR bits 19:0."""

@@ -1,7 +1,7 @@
 """The processors of the machine, from ACPI's MADT, read while memory is mapped one to one.
 
 The firmware's tables are read with care: each length is bounded, each checksum is looked at, and what is wrong ends the search; then
-the box has one core.
+the box has one core. Tables and their entries lie at any address: what is wider than a byte is put together from bytes.
 Source: ACPI Specification 6.5, "Root System Description Pointer (RSDP)", "Multiple APIC Description Table (MADT)".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
@@ -35,9 +35,9 @@ def find_cores():
         return
     table = R0
     if memory.load8(rsdp + 15) >= r_uint(2):
-        table = find_madt(memory.load64(rsdp + 24), 8)
+        table = find_madt(load(rsdp + 24, 8), 8)
     if table == R0:
-        table = find_madt(memory.load32(rsdp + 16), 4)
+        table = find_madt(load(rsdp + 16, 4), 4)
     if table != R0:
         read_madt(table)
 
@@ -76,11 +76,26 @@ def checks(at, size):
     return total & r_uint(0xff) == R0
 
 
+def load(at, size):
+    """`size` bytes at hpa `at`, as a little-endian number."""
+    value = R0
+    n = size
+    while n > 0:
+        n -= 1
+        value = value << 8 | memory.load8(at + n)
+    return value
+
+
+def is_in_reach(at):
+    """Can a table lie there?"""
+    return at != R0 and at < REACH - TABLE_MOST
+
+
 def table_bytes(at):
     """The length of a sound table, 0 for what is none."""
-    if at == R0 or at >= REACH - TABLE_MOST:
+    if not is_in_reach(at):
         return R0
-    size = memory.load32(at + 4)
+    size = load(at + 4, 4)
     if size < r_uint(HEADER_BYTES) or size > TABLE_MOST or not checks(at, intmask(size)):
         return R0
     return size
@@ -91,17 +106,15 @@ def find_madt(root, width):
     size = table_bytes(root)
     at = r_uint(HEADER_BYTES)
     while at + width <= size:
-        table = memory.load32(root + at)
-        if width == 8:
-            table |= memory.load32(root + at + 4) << 32
-        if table_bytes(table) != R0 and memory.load32(table) == APIC_TABLE:
+        table = load(root + at, width)
+        if is_in_reach(table) and load(table, 4) == APIC_TABLE and table_bytes(table) != R0:
             return table
         at += width
     return R0
 
 
 def read_madt(table):
-    end = table + memory.load32(table + 4)
+    end = table + load(table + 4, 4)
     at = table + ENTRIES_AT
     while at + 8 <= end:
         kind = memory.load8(at)
@@ -109,9 +122,9 @@ def read_madt(table):
         if size < r_uint(2) or at + size > end:
             return
         if kind == LOCAL_APIC and size >= r_uint(8):
-            add(memory.load8(at + 3), memory.load32(at + 4))
+            add(memory.load8(at + 3), load(at + 4, 4))
         elif kind == LOCAL_X2APIC and size >= r_uint(16):
-            add(memory.load32(at + 4), memory.load32(at + 8))
+            add(load(at + 4, 4), load(at + 8, 4))
         at += size
 
 
