@@ -17,7 +17,7 @@ from hypervisor.spec import ending, share
 from hypervisor.spec.cpu import VECTOR_DOORBELL
 
 R0 = r_uint(0)
-MOST_PERIODS = 4                    # that are made up for
+LONGEST_DEBT = 10                   # periods
 
 
 def passed(now, moment):
@@ -82,12 +82,12 @@ class Scheduler(object):
         return True
 
     def charge(self, now):
-        """What the current compartment has had since it was charged last. A stretch of more than two periods is no debt: the
-        whole machine stood still, or nobody else wanted it."""
+        """What the current compartment has had since it was charged last. Of a stretch longer than LONGEST_DEBT periods the
+        rest is no debt: the whole machine stood still, or nobody else wanted it."""
         spent = now - self.charged
         self.charged = now
-        if spent > self.period_ticks * 2:
-            spent = self.period_ticks * 2
+        if spent > self.period_ticks * LONGEST_DEBT:
+            spent = self.period_ticks * LONGEST_DEBT
         own = self.compartment.share
         own.charge(intmask(spent), self.of_promise)
         if self.rivals == 0 and own.virtual > self.clock:
@@ -95,23 +95,12 @@ class Scheduler(object):
 
     def renew(self, now):
         """A period has ended, or several have while nobody looked."""
-        n = 0
-        while n < MOST_PERIODS and passed(now, self.period_end):
-            self.period_end += self.period_ticks
-            self.renew_all(False)
-            n += 1
-        if passed(now, self.period_end):
-            self.period_end = now + self.period_ticks
-            self.renew_all(True)
-
-    def renew_all(self, forgiving):
+        periods = (now - self.period_end) // self.period_ticks + 1
+        self.period_end += periods * self.period_ticks
         n = 0
         while n < bounds.compartments:
             compartment = compartments[n]
-            if forgiving:
-                compartment.share.forgive()
-            else:
-                compartment.share.renew(compartment.wants())
+            compartment.share.renew(intmask(periods), compartment.wants())
             n += 1
 
     def pick(self):

@@ -43,24 +43,23 @@ class Share(object):
             self.scale = intmask(SCALE // r_uint(entitlement))
         self.slowness = intmask(SLOWNESS // r_uint(weight))
 
-    def renew(self, wanting):
-        """A period begins. What could not be had although it was wanted is had in this one; so is what was overdrawn missing."""
-        kept = self.budget
-        if kept > 0 and not wanting:
-            kept = 0
-        if kept > self.promised:
-            kept = self.promised
-        self.budget = kept + self.promised
-        if kept < 0:
-            kept = 0
-        if self.allowance < kept:
-            kept = self.allowance
-        self.allowance = kept + self.limit
-
-    def forgive(self):
-        """Nobody has looked for many periods."""
-        self.budget = self.promised
-        self.allowance = self.limit
+    def renew(self, periods, wanting):
+        """So many periods have ended, 1 or more. What could not be had although it was wanted is had in the one that begins, at most as much
+        again; and what was overdrawn is missing."""
+        most = self.promised
+        if wanting:
+            most += self.promised
+        budget = self.budget + periods * self.promised
+        if budget > most:
+            budget = most
+        most = self.limit
+        if budget > self.promised:
+            most += budget - self.promised
+        allowance = self.allowance + periods * self.limit
+        if allowance > most:
+            allowance = most
+        self.budget = budget
+        self.allowance = allowance
 
     def arrive(self, clock):
         """It wants the processor again. Having wanted nothing gives no claim on what the others share beyond their promises."""

@@ -248,7 +248,7 @@ def test_sleep_earns_nothing(fresh):
     (30, 50, False, (30, 50)),          # what an idle one had is gone
     (30, 50, True, (60, 80)),           # what was wanted and could not be had is kept, for one period
     (60, 80, True, (60, 80)),
-    (10, 40, True, (40, 60)),           # a cap that others did not let it reach is not
+    (10, 40, True, (40, 60)), (0, 40, True, (30, 50)),      # a cap that others did not let it reach is not
     (-20, 5, True, (10, 50)), (-20, 5, False, (10, 50)), (-100, -100, True, (-70, -50)),      # overdrawn: missing now
     (20, -10, True, (50, 40)),
 ])
@@ -256,8 +256,42 @@ def test_what_a_period_leaves_to_the_next(budget, allowance, wanting, then):
     own = Share()
     own.set(30, 50, 100, 1)
     own.budget, own.allowance = budget, allowance
-    own.renew(wanting)
+    own.renew(1, wanting)
     assert (own.budget, own.allowance) == then
+
+
+@pytest.mark.parametrize('budget, allowance, periods, wanting, then', [
+    (0, 0, 7, True, (60, 80)), (0, 0, 7, False, (30, 50)), (30, 50, 1 << 40, False, (30, 50)),
+    (-200, -200, 3, True, (-110, -50)), (-200, -200, 7, True, (10, 50)), (-200, -200, 100, True, (60, 80)),
+])
+def test_periods_that_nobody_looked_at_are_made_up_for(budget, allowance, periods, wanting, then):
+    own = Share()
+    own.set(30, 50, 100, 1)
+    own.budget, own.allowance = budget, allowance
+    own.renew(periods, wanting)
+    assert (own.budget, own.allowance) == then
+
+
+def test_an_interrupt_that_comes_late_gives_no_neighbours_time_away(fresh):
+    """Bochs lets the timer's interrupt into a guest with interrupts off, that exits all the time, after 70 ms only."""
+    late = 70 * MS
+    box = start(fresh, {1: Vm(SPINNER, 1), 2: Vm(SPINNER, 1), 3: Vm(SPINNER, 1)})
+    pass_time = box.pass_time
+
+    class Masked(Guest):
+        def run(self, machine, registers, block):
+            machine.pass_time = lambda ticks: (machine.pass_time_late(late), True)
+            Guest.run(self, machine, registers, block)
+            machine.pass_time = pass_time
+
+    def pass_time_late(ticks):
+        box.cpu.tsc += ticks
+        box.due = None
+        return ticks
+    box.pass_time_late = pass_time_late
+    box.guests[1] = Masked(spins)
+    seen = Watch(box, [1, 2, 3], 3 * SECOND)
+    assert max(seen.part[n] for n in (1, 2, 3)) - min(seen.part[n] for n in (1, 2, 3)) < .05, seen.part
 
 
 def test_a_capped_vm_is_capped_though_the_core_sleeps(fresh):
