@@ -6,7 +6,7 @@
 #include "report.h"
 
 enum { ID = 0x20, EOI = 0xb0, SPURIOUS = 0xf0, ICR = 0x300, ICR_HIGH = 0x310, INIT = 5 << 8, STARTUP = 6 << 8, NMI = 4 << 8, ASSERT = 1 << 14,
-       LEVEL = 1 << 15, LOGICAL = 1 << 11, SELF = 1 << 18, FEATURES = 0x40000001, SEND_IPI = 10, CPUS = 4, VECTOR = 0x45, PATIENCE = 20000 };
+       LEVEL = 1 << 15, LOGICAL = 1 << 11, SELF = 1 << 18, FEATURES = 0x40000001, SEND_IPI = 10, CPUS = 4, VECTOR = 0x45, PATIENCE = 20000000 };       /* turns of the others may come first */
 
 /* What smp_start.S leaves and finds. */
 static volatile struct { u32 cs, flags, cr0, efer, edx, starts, unused[2]; u8 gdt[16]; u32 cr3; } *const mailbox = (void *)0x7000;
