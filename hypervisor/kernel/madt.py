@@ -79,10 +79,10 @@ def checks(at, size):
 def load(at, size):
     """`size` bytes at hpa `at`, as a little-endian number."""
     value = R0
-    n = size
-    while n > 0:
-        n -= 1
-        value = value << 8 | memory.load8(at + n)
+    n = 0
+    while n < size:
+        value |= memory.load8(at + n) << (8 * n)
+        n += 1
     return value
 
 
