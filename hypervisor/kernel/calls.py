@@ -205,8 +205,7 @@ def core_start(caller, core, step):
     elif step == r_uint(INIT) and not cores.started[intmask(core)]:
         caller.task.answer(cores.init(intmask(core)), R0)
     elif step == r_uint(STARTUP) and cores.started[intmask(core)]:
-        cores.startup(intmask(core))
-        caller.task.answer(status.OK, R0)
+        caller.task.answer(cores.startup(intmask(core)), R0)
     else:
         caller.task.answer(status.BAD_STATE, R0)
 

@@ -34,10 +34,11 @@ assert 2 * limit.COMPARTMENTS + spec.MOST < audit.RECORDS
 
 
 class Cores(object):
-    """Of the first core. started: INIT was sent. end: behind the last frame given of a core's last module."""
+    """Of the first core. started: INIT was sent. last: the core that was started last, whose the one record is. end: behind the last frame given of a core's last module."""
 
     def __init__(self):
         self.started = [False] * spec.MOST
+        self.last = spec.FIRST
         self.last_module = [spec.MEMORY] * spec.MOST
         self.end = [R0] * spec.MOST
 
@@ -111,6 +112,7 @@ class Cores(object):
         end = memory.load64(record + RECORD['RANGE_0_END'])
         if end - private < size or end > REACH:
             return status.NO_MEMORY
+        self.hold_back()
         memory.store64(record + RECORD['NUMBER'], r_uint(core))
         memory.store64(record + RECORD['CORES'], r_uint(this.count))
         memory.store64(record + RECORD['TSC_KHZ'], timer.tsc_khz)
@@ -127,12 +129,25 @@ class Cores(object):
         publish_root(r_uint(2 * limit.COMPARTMENTS + core), r_uint(audit.KIND_CORE), r_uint(core), private)
         memory.fence()
         self.started[core] = True
+        self.last = core
         apic.send(this.apic[core], INIT)
         return status.OK
 
+    def hold_back(self):
+        """A core that was started and has said nothing could still come, find the next one's record and begin in the next one's memory:
+        INIT has it wait for a STARTUP, which it does not get any more."""
+        n = 1
+        while n < this.count:
+            if self.started[n] and links.state(n) == r_uint(spec.ABSENT):
+                apic.send(this.apic[n], INIT)
+            n += 1
+
     def startup(self, core):
-        """Let the core begin. To be sent twice: some processors miss the first. One that runs already ignores it."""
+        """Let the core begin. To be sent twice: some processors miss the first. One that runs already ignores it. Returns a status."""
+        if core != self.last:
+            return status.BAD_STATE
         apic.send(this.apic[core], STARTUP)
+        return status.OK
 
 
 cores = Cores()

@@ -8,6 +8,7 @@ from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.frames import FIRST_COMPARTMENT, KERNEL, frames
 from hypervisor.kernel.inventory import inventory
 from hypervisor.spec.call import STATE_ENDED
+from hypervisor.spec.core import BOOT_TABLE_PAGES
 from hypervisor.spec.layout import ARENA_BASE, DEVICE_BASE, KERNEL_BASE, PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
 from tests.unit.kernel import walker
 
@@ -52,7 +53,7 @@ def one_owner(machine, reach):
         for page in pages:
             if not page.user:
                 assert kind == 'task' and page.address >= KERNEL_BASE, 'a kernel page below: %r' % (page,)
-                assert page.frame * PAGE + KERNEL_BASE == page.address and entry_page(page.address), 'not an entry page: %r' % (page,)
+                assert page.frame * PAGE == image_hpa(machine, page.address) and entry_page(page.address), 'not an entry page: %r' % (page,)
                 continue
             assert page.address < (TASK_END if kind == 'task' else 1 << 46)
             if kind == 'task' and page.address in message_addresses(compartments[number]):
@@ -75,6 +76,14 @@ def one_owner(machine, reach):
         here = slice(page.frame, page.frame + page.frames)
         assert not any(by[here]), 'the kernel reaches frames that others reach, from %#x' % page.frame
         assert set(table[here]) <= set([0, KERNEL]), 'the kernel reaches frames of %r, from %#x' % (set(table[here]), page.frame)
+
+
+def image_hpa(machine, address):
+    """Where a page of the image lies. machine.private: hpa of what a core that was started has for itself."""
+    private = getattr(machine, 'private', 0)
+    if private and image.fake[image.DATA_START] <= address < image.fake[image.DATA_END]:
+        return private + BOOT_TABLE_PAGES * PAGE + address - image.fake[image.DATA_START]
+    return address - KERNEL_BASE
 
 
 def entry_page(address):

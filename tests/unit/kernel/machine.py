@@ -402,6 +402,9 @@ class Booted(object):
         assert self.machine.boot() == refusal.NONE
         if prepare is not None:
             prepare(self.machine)
+        self.remember()
+
+    def remember(self):
         self.objects = singletons.Snapshot()
         self.pages = self.machine.memory.copy()
         self.leaves, self.msr, self.register = dict(self.machine.cpu.leaves), dict(self.machine.cpu.msr), dict(self.machine.cpu.register)

@@ -95,7 +95,7 @@ def test_boot_loaders_damaged_copy_is_passed_over(firmware):
     ([lapic(0), struct.pack('<BBBBI', 0, 10, 1, 1, 1) + b'zz', lapic(2)], [0, 1, 2]),      # of a later revision, longer
     ([lapic(0), b'\0\6\1\1\1\0', lapic(2)], [0, 2]),
     ([lapic(0), b'\0\0', lapic(2)], [0]), ([lapic(0), b'\0\1', lapic(2)], [0]),
-    ([lapic(0), lapic(1), b'\0\x20' + lapic(2)], [0, 1]),
+    ([lapic(0), lapic(1), b'\0\x20\0\5\1\0\0\0'], [0, 1]),
     ([], [0])],
     ids=str)
 def test_processors_that_are_there_are_counted_once_this_core_first(firmware, entries, right):
