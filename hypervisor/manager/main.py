@@ -168,8 +168,17 @@ class Manager(Keeper):
         kind = outpost.next()
         if kind == NOTHING:
             return False
+        if kind == link.REFUSED:
+            self.lose_core(outpost)
+            return True
+        vm = outpost.vm()
+        if vm is not None:
+            self.hear(outpost, kind, vm)
+        return True
+
+    def hear(self, outpost, kind, vm):
+        """A message about a running VM of another core."""
         post = outpost.post
-        vm = self.vms[post.vm]
         if kind == link.OUTPUT:
             for n in range(post.length):
                 self.console.hear(vm, post.byte(n))
@@ -180,18 +189,17 @@ class Manager(Keeper):
         elif kind == link.ENDED:
             outpost.note(vm)
             self.say_end(vm)
-        elif kind == link.REFUSED:
-            self.lose_core(outpost)
-        return True
 
     def watch_cores(self):
         """A core that has news and says nothing may have died."""
         for n in range(1, self.box.cores):
             outpost = self.outposts[n]
-            if outpost.state == READY and (outpost.post.broken or self.has_news(n) and outpost.is_dead()):
+            if outpost.state == READY and (outpost.post.broken or (self.has_news(n) or outpost.unsure) and outpost.is_dead()):
                 while self.serve_core(outpost):
                     pass
-                self.lose_core(outpost)
+                if outpost.state == READY:
+                    self.lose_core(outpost)
+            outpost.unsure = False
 
     def has_news(self, number):
         return self.signals & (r_uint(1) << (SLOT_LINK + number)) != r_uint(0)

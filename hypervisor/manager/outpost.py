@@ -28,7 +28,9 @@ R0 = r_uint(0)
 
 
 class Outpost(object):
-    """state: IDLE without VMs, READY when it was started, LOST when it could not be or has died."""
+    """state: IDLE without VMs, READY when it was started, LOST when it could not be or has died.
+
+    unsure: it may have died without being noticed: the signal that says so may have come while the next core was being started."""
 
     def __init__(self, core, box, vms):
         self.core = core
@@ -36,6 +38,7 @@ class Outpost(object):
         self.vms = vms
         self.post = Post(core)
         self.state = IDLE
+        self.unsure = False
         self.in_flight = [False] * len(vms)     # KEYS of these VMs have not been answered
 
     # -- starting it
@@ -55,6 +58,7 @@ class Outpost(object):
             answer = self.wait_for_it()
         if answer == status.OK:
             self.state = READY
+            self.unsure = True
             self.post.begin(link.BEGIN, 0, link.WALL['END'])
             self.post.put_word(r_uint(self.box.clock.seconds))
             self.post.put_word(self.box.clock.tsc)
@@ -166,17 +170,19 @@ class Outpost(object):
         self.post.pump()
 
     def next(self):
-        """The next message about a running VM of this core; REFUSED as well. Returns its kind, or NOTHING."""
-        while self.state == READY:
-            kind = self.post.next()
-            if kind == NOTHING or kind == link.REFUSED:
-                return kind
-            if self.post.vm < len(self.vms) and self.is_mine(self.vms[self.post.vm]):
-                return kind
-        return NOTHING
+        """The next message. Returns its kind, or NOTHING."""
+        if self.state != READY:
+            return NOTHING
+        return self.post.next()
 
-    def is_mine(self, vm):
-        return vm.core == self.core and vm.state == RUNNING
+    def vm(self):
+        """The running VM of this core that the message is about, None if it is about none."""
+        if self.post.vm >= len(self.vms):
+            return None
+        vm = self.vms[self.post.vm]
+        if vm.core != self.core or vm.state != RUNNING:
+            return None
+        return vm
 
     def is_dead(self):
         """Has the core stopped?"""
