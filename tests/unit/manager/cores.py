@@ -117,6 +117,7 @@ class CoresKernel(FakeKernel):
         return did
 
     def advance(self, deadline):
+        assert self.now < 100000 * TSC_KHZ, 'the box never goes off'
         moments = [peer.wake for peer in self.peers.values() if peer.state == RUNNING and peer.script and peer.wake > self.now]
         FakeKernel.advance(self, min(moments + [deadline]) if deadline else min(moments) if moments else 0)
 

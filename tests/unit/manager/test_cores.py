@@ -111,7 +111,10 @@ def test_keys_go_to_the_vm_on_the_other_core_and_what_it_does_not_take_is_sent_a
 
 
 def test_a_core_that_dies_loses_its_vms_and_nothing_that_they_had_said():
-    peer = Peer(1, [('hear', 1), out(1, b'a line\nthe last w'), out(1, b'ords'), ('die', b'\nbulkhead: kernel fault: it broke\nRIP 0\n')])
+    def says(peer):
+        """Three messages at once, and no doorbell before the end."""
+        peer.outbox += message(OUTPUT, 1, b'a line\nthe') + message(OUTPUT, 1, b' last w') + message(OUTPUT, 1, b'ords')
+    peer = Peer(1, [('hear', 1), ('sleep', 10), ('do', says), ('die', b'\nbulkhead: kernel fault: it broke\nRIP 0\n')])
     run = Run(two_cores([('sleep', 50), ('send', b'still here\n')], peer))
     assert run.status == 1
     assert run.lines_of('beta') == ['a line', 'the last words'] and run.lines_of('alpha') == ['still here']
@@ -126,6 +129,15 @@ def test_a_core_that_dies_while_the_next_is_started_is_noticed():
     configuration = blob.make([blob.vm('alpha', image=3, ram=2 << 20, core=1), blob.vm('beta', image=4, ram=2 << 20, core=2)])
     run = Run(two_cores([], first, second, configuration=configuration))
     assert 'its core 1 stopped' in run.row_of('alpha') and 'exited with status 0' in run.row_of('beta') and 'core 1: gone' in run.own_lines()
+
+
+def test_a_core_that_talks_does_not_shorten_the_times_that_the_next_one_needs():
+    first = Peer(1, [('hear', 1)] + [step for _ in range(30) for step in (('sleep', 0.4), out(0, b'x'))] + [('say', ended(0))])
+    second = Peer(2, [('hear', 1), ('say', ended(1))])
+    configuration = blob.make([blob.vm('alpha', image=3, ram=2 << 20, core=1), blob.vm('beta', image=4, ram=2 << 20, core=2)])
+    assert Run(two_cores([], first, second, configuration=configuration)).status == 0
+    times = [now for _, now in second.steps]
+    assert times[1] - times[0] >= 10 * TSC_KHZ and times[2] - times[1] >= TSC_KHZ
 
 
 def test_a_configuration_that_the_other_core_refuses_ends_its_vms():
