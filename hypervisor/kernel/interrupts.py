@@ -280,6 +280,8 @@ def write_x2apic(vcpu, offset, value):
         return False
     if (offset == spec.EOI or offset == spec.ESR_OFFSET) and value != R0:
         return False
+    if (offset == spec.TPR or offset == spec.SELF_IPI) and value > r_uint(0xff):
+        return False
     switcher.vendor.advance(vcpu)
     if offset == spec.SELF_IPI:
         vcpu.apic.request(intmask(value & r_uint(0xff)), False)

@@ -7,7 +7,7 @@
 #include "trap.h"
 
 enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0, ENABLE = 1 << 11, X2APIC = 1 << 10,
-       ID = 0x802, VERSION = 0x803, TPR = 0x808, PPR = 0x80a, EOI = 0x80b, SPURIOUS = 0x80f, ISR = 0x810, IRR = 0x820,
+       ID = 0x802, VERSION = 0x803, TPR = 0x808, PPR = 0x80a, EOI = 0x80b, SPURIOUS = 0x80f, ISR = 0x810, TMR = 0x818, IRR = 0x820, ESR = 0x828,
        ICR = 0x830, LVT_TIMER = 0x832, INITIAL = 0x838, CURRENT = 0x839, DIVIDE = 0x83e, SELF_IPI = 0x83f,
        MASKED = 1 << 16, PERIODIC = 1 << 17, DEADLINE = 2 << 17, SELF = 1 << 18,
        LOW = 0x41, LOW_TOO = 0x45, HIGH = 0x61, TIMER = 0x51, VECTORS = 256 };
@@ -18,6 +18,7 @@ static volatile u32 count[VECTORS];
 static volatile u8 order[16];
 static volatile u32 orders;
 static volatile int nest, silent;               /* what the next handler does: raise HIGH and let it in; give no EOI */
+static volatile u32 lower_at;                   /* LOW is the PIT's, as a level: the visit in which its line falls before the EOI */
 static u32 wrong;
 
 static void check(int right, const char *what)
@@ -42,6 +43,8 @@ __attribute__((used)) static void arrived(u64 vector)
         check(rdmsr(PPR) == (LOW & 0xf0), "PPR is the class in service");
         check(rdmsr(ISR + (LOW >> 5)) & 1u << (LOW & 31), "the vector is in ISR");
     }
+    if (lower_at && vector == LOW && count[LOW] == lower_at)
+        out8(0x43, 0x30);                       /* mode 0: OUT is low until a count has run down */
     if (!silent)
         wrmsr(EOI, 0);
 }
@@ -91,6 +94,17 @@ static void registers(void)
     wrmsr(TPR, 0x35);
     check(rdmsr(TPR) == 0x35 && rdmsr(PPR) == 0x35, "TPR keeps its value, PPR follows");
     wrmsr(TPR, 0);
+    check(!try_wrmsr(TPR, 0x100) && !try_wrmsr(SELF_IPI, 0x141) && rdmsr(TPR) == 0, "#GP for reserved bits of TPR and SELF_IPI");
+    write_cr8(7);
+    check(rdmsr(TPR) == 0x70 && read_cr8() == 7, "CR8 is TPR's upper half");
+    wrmsr(TPR, 0x2f);
+    check(read_cr8() == 2, "and the other way");
+    wrmsr(TPR, 0);
+    check(rdmsr(ESR) == 0, "no error yet");
+    wrmsr(SELF_IPI, 15);
+    wrmsr(ESR, 0);
+    check(rdmsr(ESR) & (1 << 5 | 1 << 6), "a vector below 16 is an error");
+    wrmsr(ESR, 0);
     check(!try_wrmsr(ID, 1) && !try_wrmsr(VERSION, 0) && !try_wrmsr(EOI, 1), "#GP for what cannot be written");
     u64 value;
     check(!try_rdmsr(EOI, &value) && !try_rdmsr(0x831, &value), "#GP for what cannot be read");
@@ -125,6 +139,50 @@ static void priorities(void)
     check(count[LOW] == 0, "nothing comes between STI and the next instruction");
     let_in();
     check(count[LOW] == 1, "it comes after it");
+}
+
+static void set_ioapic(u32 n, u32 value)
+{
+    *(volatile u32 *)0xfec00000ul = n;
+    *(volatile u32 *)0xfec00010ul = value;
+}
+
+/* The PIT's line at the IOAPIC's input 2, as a level: it comes again for as long as it is high when its interrupt ends. */
+static void levels(void)
+{
+    out8(0x21, 0xff);
+    out8(0xa1, 0xff);
+    count[LOW] = 0;
+    lower_at = 3;
+    set_ioapic(0x15, 0);
+    set_ioapic(0x14, 1 << 15 | LOW);
+    out8(0x43, 0x30);
+    out8(0x40, 100);
+    out8(0x40, 0);
+    while (count[LOW] < lower_at)
+        asm volatile("sti; hlt; cli" ::: "memory");
+    check(rdmsr(TMR + (LOW >> 5)) >> (LOW & 31) & 1, "a level is one in TMR");
+    spin(2000000);
+    let_in();
+    check(count[LOW] == lower_at, "a level comes until it has fallen");
+    set_ioapic(0x14, 1 << 16);
+    lower_at = 0;
+    wrmsr(ICR, SELF | LOW);
+    let_in();
+    check(!(rdmsr(TMR + (LOW >> 5)) >> (LOW & 31) & 1), "an edge is none");
+}
+
+/* In software's hands: SPURIOUS switches it off and on, what is pending stays. */
+static void off_and_on(void)
+{
+    count[LOW] = 0;
+    wrmsr(SELF_IPI, LOW);
+    wrmsr(SPURIOUS, 0xff);
+    let_in();
+    check(count[LOW] == 0 && rdmsr(IRR + (LOW >> 5)) >> (LOW & 31) & 1, "nothing comes while it is off, and what was requested is kept");
+    wrmsr(SPURIOUS, 0x1ff);
+    let_in();
+    check(count[LOW] == 1, "it comes when it is on again");
 }
 
 /* Halt until the timer has come so often. */
@@ -196,6 +254,8 @@ int main(void)
     wrmsr(SPURIOUS, 0x1ff);
     registers();
     priorities();
+    levels();
+    off_and_on();
     timer();
     print("localapic: %u wrong\n", wrong);
     return wrong ? 1 : 0;
