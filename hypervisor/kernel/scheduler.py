@@ -383,9 +383,11 @@ class Scheduler(object):
         elif self.compartment.task.owes:
             self.look_at(self.compartment, now)
         if passed(now, self.slice_end) or self.woken and passed(now, self.slice_start + self.turn_ticks):
-            self.take_turn()
+            interrupted = self.compartment
             self.charge(now)
             self.elect()
+            if self.compartment is interrupted:     # else its next slice begins with the next vCPU
+                self.take_turn()
             return
         self.take_turn()
         if self.woken:
