@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build run check test test-unit test-native test-tools test-system test-all test-matrix iso bench bench-linux profile clean distclean
+.PHONY: help setup build run check test test-unit test-native test-tools test-system test-all test-matrix iso bench bench-linux bench-peers profile clean distclean
 
 BOX ?= machines/two-linux.toml
 KIND ?= cpuid
@@ -75,6 +75,9 @@ test-matrix: build  ## boot the real guests of docs/guests.md on QEMU and Bochs:
 
 bench: build    ## count what each operation costs a guest, on three emulated processors, against tests/bench/budget.toml
 	@$(python3) tools/bench/bench.py $(if $(COMPARE),--compare $(COMPARE))
+
+bench-peers: build  ## run the bench guest under other hypervisors on QEMU; fetches Debian's packages
+	@$(python3) tools/bench/peers.py
 
 bench-linux: build  ## count what a Debian guest loses to the hypervisor, and how often it exits, busy, asleep and booting
 	@$(python3) tools/bench/linux.py
