@@ -15,6 +15,7 @@ import document  # noqa: E402
 import exitpath  # noqa: E402
 import measure  # noqa: E402
 import paths  # noqa: E402
+import peers  # noqa: E402
 import plot  # noqa: E402
 from boxes import PROCESSORS  # noqa: E402
 from bulkhead.mistake import Trouble  # noqa: E402
@@ -145,3 +146,24 @@ def test_the_command_fails_with_the_row(monkeypatch, tmp_path, capfd):
     assert bench.main() == 1
     assert 'OVER BUDGET: cpuid' in capfd.readouterr().err
     assert json.loads((tmp_path / 'bench.json').read_text()) == found(cpuid=10 ** 6)
+
+
+# Beside others.
+
+SAID = '[bench] bench: nop minimum 1 median 1 maximum 9 empty 5\n[bench] bench: cpuid minimum 5794 median 5795 maximum 8699 empty 5\n%s'
+
+
+def test_rows_of_a_peer_count_the_instruction_that_exits_where_there_was_one():
+    assert peers.rows_in(SAID % '[bench] bench: 2 rows, tsc 7\n', 'X') == {'nop': {'minimum': 1, 'median': 1}, 'cpuid': {'minimum': 5795, 'median': 5796}}
+
+
+@pytest.mark.parametrize('end', ['', '[bench] bench: 3 rows, tsc 7\n', 'peers: no KVM\n'])
+def test_a_peer_whose_guest_did_not_end_gives_no_rows(end):
+    with pytest.raises(Trouble, match='did not come to its end on X'):
+        peers.rows_in(SAID % end, 'X')
+
+
+def test_a_row_that_a_peer_does_not_have_says_so():
+    both = {'ours': {'nop': measure.single(1), 'cpuid': measure.single(77)}, 'xen': {'nop': measure.single(1)}}
+    table = list(peers.lines({'rows': both, 'versions': {'xen': '4.17'}}))
+    assert table[0].endswith('| Bulkhead | Xen 4.17 |\n') and [line for line in table if '| cpuid |' in line] == ['| CPUID | cpuid | 77 | none |\n']

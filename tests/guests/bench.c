@@ -209,6 +209,10 @@ static void measure(const char *name, sample empty, sample run, word r9, word r1
 static void measure_msr(u32 msr, const char *name, sample empty, sample run)
 {
     u64 value = rdmsr(msr);
+    if (!try_wrmsr(msr, value)) {
+        print("bench: %s cannot be measured: #GP\n", name);
+        return;
+    }
     measure(name, empty, run, (u32)value, value >> 32);
 }
 

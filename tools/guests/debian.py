@@ -45,6 +45,7 @@ PACKAGES = {each.name: each for each in [
     Package('kvm', 'linux-image-cloud-amd64',
             {'vmlinuz': 'boot/vmlinuz-*', 'kvm/': 'lib/modules/*/kernel/arch/x86/kvm/kvm*.ko', 'virt/': 'lib/modules/*/kernel/virt/lib/irqbypass.ko'},
             r'linux-image-[0-9][a-z0-9.+-]*', 'the kernel for clouds, with KVM'),
+    Package('xen', 'xen-hypervisor-4.17-amd64', {'xen': 'boot/xen-4.17-amd64.gz'}, about='the hypervisor Xen'),
     Package('i386', 'debian-installer-12-netboot-i386',
             {'vmlinuz': 'usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/linux',
              'initrd.gz': 'usr/lib/debian-installer/images/12/i386/text/debian-installer/i386/initrd.gz'},

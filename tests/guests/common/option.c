@@ -1,8 +1,16 @@
 #include "multiboot.h"
 #include "runtime.h"
 
+/* pvh.c has another. */
+__attribute__((weak)) const char *other_command_line(void)
+{
+    return 0;
+}
+
 const char *command_line(void)
 {
+    if (other_command_line())
+        return other_command_line();
     return info()->flags & INFO_CMDLINE ? (const char *)(word)info()->cmdline : "";
 }
 

@@ -6,6 +6,7 @@
 /* uart.c: COM1, polled. */
 void uart_init(void);
 void uart_put(char c);
+int other_console(char c);                         /* 0: there is none, print on COM1 */
 void uart_drain(void);                             /* wait until one more byte may be sent */
 char uart_get(void);
 
@@ -18,6 +19,7 @@ void leave(u32 status) __attribute__((noreturn));
 /* option.c: the number after "name=" on the command line (decimal or 0x...), or the default. */
 word option(const char *name, word fallback);
 const char *command_line(void);
+const char *other_command_line(void);              /* 0: there is none, it is multiboot's */
 
 /* memory.c: what GCC may call by itself. */
 void *memset(void *to, int byte, word count);
