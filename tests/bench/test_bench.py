@@ -154,16 +154,16 @@ SAID = '[bench] bench: nop minimum 1 median 1 maximum 9 empty 5\n[bench] bench: 
 
 
 def test_rows_of_a_peer_count_the_instruction_that_exits_where_there_was_one():
-    assert peers.rows_in(SAID % '[bench] bench: 2 rows, tsc 7\n', 'X') == {'nop': {'minimum': 1, 'median': 1}, 'cpuid': {'minimum': 5795, 'median': 5796}}
+    assert peers.rows_in(SAID % '[bench] bench: 2 rows, tsc 7\n', 'X', PROCESSORS['qemu-svm']) == {'nop': {'minimum': 1, 'median': 1}, 'cpuid': {'minimum': 5795, 'median': 5796}}
 
 
 @pytest.mark.parametrize('end', ['', '[bench] bench: 3 rows, tsc 7\n', 'peers: no KVM\n'])
 def test_a_peer_whose_guest_did_not_end_gives_no_rows(end):
     with pytest.raises(Trouble, match='did not come to its end on X'):
-        peers.rows_in(SAID % end, 'X')
+        peers.rows_in(SAID % end, 'X', PROCESSORS['qemu-svm'])
 
 
 def test_a_row_that_a_peer_does_not_have_says_so():
     both = {'ours': {'nop': measure.single(1), 'cpuid': measure.single(77)}, 'xen': {'nop': measure.single(1)}}
-    table = list(peers.lines({'rows': both, 'versions': {'xen': '4.17'}}))
-    assert table[0].endswith('| Bulkhead | Xen 4.17 |\n') and [line for line in table if '| cpuid |' in line] == ['| CPUID | cpuid | 77 | none |\n']
+    table = list(peers.lines({'rows': {'qemu-svm': both}, 'versions': {'xen': '4.17'}}))
+    assert table[1].endswith('| Bulkhead | Xen 4.17 |\n') and [line for line in table if '| cpuid |' in line] == ['| CPUID | cpuid | 77 | none |\n']

@@ -108,7 +108,7 @@ class Folder:
         shutil.rmtree(tree, ignore_errors=True)
         try:
             self._fill(tree, bios_only)
-            _grub(tree, iso, bios_only)
+            grub_image(tree, iso, bios_only)
         finally:
             shutil.rmtree(tree, ignore_errors=True)
         return iso
@@ -130,10 +130,11 @@ def _check_grub(bios_only):
             raise Trouble('GRUB for %s is not installed: `make setup` installs it, or on Debian `apt install %s`' % (platform, package))
 
 
-def _grub(tree, iso, bios_only):
+def grub_image(tree, iso, bios_only, more=''):
+    """An ISO of what lies in the folder `tree`. more: further modules of GRUB's, for a small one."""
     command = ['grub-mkrescue', '--fonts=', '--locales=', '--themes=', '--compress=no', '-o', str(iso)]
     if bios_only:
-        command += ['-d', '/usr/lib/grub/i386-pc', '--install-modules=multiboot2 normal iso9660 biosdisk part_msdos serial terminfo']
+        command += ['-d', '/usr/lib/grub/i386-pc', '--install-modules=multiboot2 normal iso9660 biosdisk part_msdos serial terminfo ' + more]
     done = subprocess.run(command + [str(tree)], capture_output=True, text=True, env={**os.environ, 'LC_ALL': 'C'})
     if done.returncode or not iso.exists():
         tail = '\n'.join('    ' + line for line in done.stderr.strip().splitlines()[-6:])

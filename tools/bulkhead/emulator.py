@@ -238,7 +238,8 @@ class Bochs(Emulator):
     """Bochs with an ISO in its CD drive."""
     name = 'Bochs'
 
-    def __init__(self, folder, monitor=False, cpu_model=None):
+    def __init__(self, folder, monitor=False, cpu_model=None, lenient=False):
+        """lenient: MSRs that Bochs does not know read as zero and take anything, for kernels that do not expect an exception."""
         super().__init__()
         need('bochs')
         if folder.machine.memory > BOCHS_MOST_MEGABYTES << 20:
@@ -250,7 +251,7 @@ class Bochs(Emulator):
         self._open += [self.console, terminal]
         tty.setraw(terminal)
         os.set_blocking(self.console, False)
-        (self.folder / 'bochsrc').write_text(self.options(folder.machine, iso, os.ttyname(terminal), cpu_model or BOCHS_CPU))
+        (self.folder / 'bochsrc').write_text(self.options(folder.machine, iso, os.ttyname(terminal), cpu_model or BOCHS_CPU, lenient))
         (self.folder / 'commands').write_text('c\n')
         self.output = open(self.folder / 'bochs.out', 'w+b')
         self._open.append(self.output)
@@ -263,7 +264,7 @@ class Bochs(Emulator):
             self._open.append(self.process.stdin)
 
     @staticmethod
-    def options(machine, iso, terminal, cpu_model=BOCHS_CPU):
+    def options(machine, iso, terminal, cpu_model=BOCHS_CPU, lenient=False):
         for file in ('BIOS-bochs-latest', 'VGABIOS-lgpl-latest'):
             if not (BOCHS_SHARE / file).exists():
                 raise Trouble('%s is not there: `make setup` installs it, or on Debian `apt install bochsbios vgabios`' % (BOCHS_SHARE / file))
@@ -271,7 +272,7 @@ class Bochs(Emulator):
             'config_interface: textconfig',
             'display_library: rfb, options="timeout=0"',
             'cpu: model=%s, count=%d, ips=%d, reset_on_triple_fault=0, ignore_bad_msrs=%d'
-            % (cpu_model, machine.cpus, BOCHS_TICKS, cpu_model == BOCHS_AMD),
+            % (cpu_model, machine.cpus, BOCHS_TICKS, lenient or cpu_model == BOCHS_AMD),
             'megs: %d' % (machine.memory >> 20),
             'romimage: file=%s/BIOS-bochs-latest' % BOCHS_SHARE,
             'vgaromimage: file=%s/VGABIOS-lgpl-latest' % BOCHS_SHARE,
