@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from bulkhead.facts import ROOT
 from tests.system.box import Box, load
 from tests.system.shells import BOX, PORT, STARBOARD, Clock, paste_much, print_much, shells
 
+TWO_CORES = ROOT / 'machines/two-cores.toml'
 INTERRUPT, ERASE = '\x03', '\x7f'
 SECONDS = {'qemu': 600, 'bochs': 1200}
 ANSWER_SECONDS = {'qemu': 60, 'bochs': 300}
@@ -123,13 +125,15 @@ def test_one_guests_panic_leaves_the_others_shell_working(guests):
     assert {name: row.how for name, row in result.table.items()} == {PORT: 'powered off', STARBOARD: 'its operating system panicked'}
 
 
-@pytest.mark.parametrize('unattended', ['qemu', 'bochs'])
-def test_without_a_keyboard_the_guests_check_themselves_and_power_off(unattended):
-    with Box(load(BOX).unattended(), unattended, timeout=SECONDS[unattended]) as box:
+@pytest.mark.parametrize('unattended, box_file, processors', [
+    ('qemu', BOX, 1), ('qemu', TWO_CORES, 2), ('bochs', TWO_CORES, 2)])      # on Bochs the shells above are those of BOX
+def test_without_a_keyboard_the_guests_check_themselves_and_power_off(unattended, box_file, processors):
+    """TWO_CORES: each guest has two virtual processors, and a core of the box for itself."""
+    with Box(load(box_file).unattended(), unattended, timeout=SECONDS[unattended]) as box:
         result = box.finish()
     assert result.status == 0, result
     for name in (PORT, STARBOARD):
         said = result.text(name)
         assert '%s: Linux ' % name in said and 'check: passed' in said, result
-        assert 'WRONG' not in said
+        assert 'WRONG' not in said and 'check: processors: %d\n' % processors in said
         assert result.table[name].how == 'powered off'
