@@ -206,8 +206,8 @@ GUESTS = [
     replace(_guest("pvipi", 64, "KVM's hypercall that sends an interrupt to many processors", [
         Run(bare=False, expect=[r"^pvipi: 19 checks, 0 wrong$"], reject=[r"WRONG"])],
         "smp_start.S", "common/report.c", "common/irq.c", "common/irq_entry.S"), processors=4),
-    _guest("clocks", 64, "how far its clocks go while its TSC goes so far", [
-        Run("milliseconds=20", bare=False, expect=[r"^clocks: tsc \d+ kvm \d+ pm \d+ lapic \d+ told \d+ \d+$"])]),
+    # Its moments are so many instructions: tests/system/test_clock.py runs it where they are counted.
+    _guest("clocks", 64, "how far its clocks go while its TSC goes so far", []),
     _guest("echo", 32, "gives lines back in capitals", [
         Run(typed="hello\rsecond Line\nquit\n",
             expect=[r"^echo: ready$", r"^echo: HELLO$", r"^echo: SECOND LINE$", r"^echo: done$"])]),
