@@ -194,19 +194,19 @@ class Scheduler(object):
         self.run_next(compartment, taker)
 
     def favour(self, number):
-        """A device has something for this compartment (negative: for nobody), and its buffer is small: its task goes first, on what the
-        compartment is promised. What was interrupted waits for its next turn. Guests cannot cause that."""
+        """A device has something for this compartment (negative: for nobody), and its buffer is small: its task goes first, even beyond
+        what the compartment is promised, then for a turn's length. What was interrupted waits. Guests cannot cause that; the line's
+        speed is what bounds it."""
         if number < 0 or number >= limit.COMPARTMENTS or not compartments[number].task.ready:
             return
         favoured = compartments[number]
-        if favoured.share.budget <= 0:
-            self.wake(favoured)
-            return
         self.charge(cpu.rdtsc())
         self.run_next(favoured, None)
-        self.of_promise = True
+        self.of_promise = favoured.share.budget > 0
         self.rivals = 1
         self.start_slice(self.since)
+        if not self.of_promise:
+            self.shorten(self.since)
 
     def wake(self, compartment):
         """Another compartment has come to want the processor, by something that the current one did: it has not long to wait if it comes

@@ -65,8 +65,7 @@ class Load:
 
 def on_qemu(load, _):
     """Run QEMU until it ends. The debug-exit device is for a guest that has the machine's ports."""
-    strings = {'linux': '%s', 'multiboot': '%s %s'}
-    modules = ','.join((strings[load.way] % (path, string)[:strings[load.way].count('%')]).replace(',', ',,') for path, string in load.modules)
+    modules = ','.join(('%s %s' % (path, string)).strip().replace(',', ',,') for path, string in load.modules)
     command = ['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-display', 'none', '-vga', 'none', '-no-reboot', '-machine', 'pc',
                '-accel', 'tcg', '-cpu', 'max,-monitor', '-m', '%dM' % MEGABYTES, '-icount', 'shift=0,sleep=off', '-seed', '1',
                '-rtc', 'base=2024-01-01T00:00:00,clock=vm', '-serial', 'stdio', '-monitor', 'none',

@@ -3,12 +3,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.line import lines
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.share import Share
 from hypervisor.spec import call, ending, lapic, share, status, svm
 from hypervisor.spec.vcpu import GROUP_FLOW
-from tests.unit.kernel.machine import TSC_HZ, Guest, Program
+from tests.unit.kernel.machine import TIMER_VECTOR, TSC_HZ, Guest, Program
 from tests.unit.kernel.vm import SLOT, make_vm, put_answer
 
 MS = TSC_HZ // 1000
@@ -384,6 +385,42 @@ def test_who_is_woken_beside_one_that_runs_alone_does_not_wait(fresh):
     box.tasks[0], box.tasks[1] = Program(hears), Program(sends)
     box.let_pass(50 * MS)
     assert heard and begin + 30 * MS <= heard[-1] <= begin + 32 * MS, heard
+
+
+def test_what_is_typed_is_fetched_at_once_however_much_it_is(fresh):
+    """The serial port's buffer holds sixteen bytes. Fetching them takes the manager more than it is promised; guests have the rest."""
+    box = start(fresh, {1: Vm(SPINNER, 50), 2: Vm(SPINNER, 45)})
+    typed, late = [0, 0], []
+
+    def keyed():
+        while True:
+            yield ('spin', 1400 * MS // 1000)
+            typed[0] += 1
+            typed[1] = True
+            yield ('exit', svm.EXIT_INTR)
+
+    def take():
+        vector = lapic.PIC_VECTOR + 4 if typed[1] else TIMER_VECTOR
+        typed[1] = False
+        return vector
+
+    def fetches():
+        while True:
+            yield ('call', call.LINE, call.SLOT_PORTS, 4)
+            yield ('call', WAIT, 0)
+            yield ('spin', MS // 2)
+    box.cpu.take = take
+    box.tasks[0], box.guests[1], box.guests[2] = Program(fetches), Guest(keyed), Guest(keyed)
+    box.let_pass(5 * MS)
+    before = used(0), used(1), used(2), box.cpu.tsc
+    while box.cpu.tsc < before[3] + 300 * MS:
+        arrived, armed = typed[0], lines.owner[4] >= 0 and not lines.mask >> 4 & 1
+        step()
+        if typed[0] != arrived and armed:
+            late.append(scheduler.compartment.number != 0 or scheduler.vcpu is not None)
+    assert len(late) > 30 and not any(late), (len(late), sum(late))
+    parts = [(used(n) - before[n]) / float(box.cpu.tsc - before[3]) for n in (0, 1, 2)]
+    assert parts[0] > .055 and parts[1] > .4 and parts[2] > .35, parts
 
 
 # The call
