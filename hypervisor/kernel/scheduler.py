@@ -60,6 +60,7 @@ class Scheduler(object):
         self.silence_ticks = timer.tsc_khz * limit.SILENCE_MICROSECONDS // 1000
         self.shortest = timer.tsc_khz * limit.SHORTEST_MICROSECONDS // 1000
         self.promise(compartments[0], share.MANAGER, share.NO_CAP, share.WEIGHT)
+        compartments[0].share.reserve = intmask(self.period_ticks)      # it sleeps much, and should not be cut short where it serves a port
         self.since = cpu.rdtsc()
         self.charged = self.since
         self.period_end = self.since + self.period_ticks
@@ -194,9 +195,9 @@ class Scheduler(object):
         self.run_next(compartment, taker)
 
     def favour(self, number):
-        """A device has something for this compartment (negative: for nobody), and its buffer is small: its task goes first, even beyond
-        what the compartment is promised, then for a turn's length. What was interrupted waits. Guests cannot cause that; the line's
-        speed is what bounds it."""
+        """A device has something for this compartment (negative: for nobody), and its buffer is small: its task goes first, for a period if
+        need be, even beyond what the compartment is promised. What was interrupted waits. Guests cannot cause that; the line's speed is
+        what bounds it."""
         if number < 0 or number >= limit.COMPARTMENTS or not compartments[number].task.ready:
             return
         favoured = compartments[number]
@@ -204,9 +205,10 @@ class Scheduler(object):
         self.run_next(favoured, None)
         self.of_promise = favoured.share.budget > 0
         self.rivals = 1
-        self.start_slice(self.since)
-        if not self.of_promise:
-            self.shorten(self.since)
+        self.woken = False
+        self.slice_start = self.since
+        self.slice_end = self.since + self.period_ticks
+        self.arm_slice(self.since)
 
     def wake(self, compartment):
         """Another compartment has come to want the processor, by something that the current one did: it has not long to wait if it comes

@@ -25,6 +25,7 @@ class Share(object):
         self.limit = 0              # in each period, 0: none
         self.budget = 0             # left of what is promised
         self.allowance = 0          # left of the limit
+        self.reserve = 0            # of the budget, kept though nothing is wanted
         self.virtual = 0            # what it had beyond its promise, divided by its weight
         self.scale = 0
         self.slowness = 1 << SLOWNESS_SHIFT
@@ -46,9 +47,9 @@ class Share(object):
     def renew(self, periods, wanting):
         """So many periods have ended, 1 or more. What could not be had although it was wanted is had in the one that begins, at most as much
         again; and what was overdrawn is missing."""
-        most = self.promised
-        if wanting:
-            most += self.promised
+        most = self.promised + self.reserve
+        if wanting and self.promised > self.reserve:
+            most = self.promised + self.promised
         budget = self.budget + periods * self.promised
         if budget > most:
             budget = most

@@ -420,7 +420,7 @@ def test_what_is_typed_is_fetched_at_once_however_much_it_is(fresh):
             late.append(scheduler.compartment.number != 0 or scheduler.vcpu is not None)
     assert len(late) > 30 and not any(late), (len(late), sum(late))
     parts = [(used(n) - before[n]) / float(box.cpu.tsc - before[3]) for n in (0, 1, 2)]
-    assert parts[0] > .055 and parts[1] > .4 and parts[2] > .35, parts
+    assert parts[0] > .055 and parts[1] > .3 and parts[2] > .25, parts
 
 
 # The call
