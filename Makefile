@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build run check test test-unit test-native test-tools test-system test-all test-matrix iso bench bench-linux bench-peers profile clean distclean
+.PHONY: help setup build run check test test-logic test-unit test-native test-tools test-system test-all test-matrix iso bench bench-linux bench-peers profile clean distclean
 
 BOX ?= machines/two-linux.toml
 KIND ?= cpuid
@@ -45,7 +45,7 @@ iso: build      ## make one ISO of the box that boots on BIOS and UEFI machines,
 
 test: build     ## run all tests: unit, native, tools, system and hostile
 	@failed=; \
-	for level in unit native tools system; do \
+	for level in logic tools system; do \
 	    echo; echo "== make test-$$level"; \
 	    $(MAKE) --no-print-directory test-$$level || failed="$$failed test-$$level"; \
 	done; \
@@ -53,6 +53,9 @@ test: build     ## run all tests: unit, native, tools, system and hostile
 
 test-unit: setup    ## run the hypervisor's logic untranslated, in seconds
 	@$(python3) tools/parts.py $(python2) build/pytest-2 $(call some-tests,tests/unit)
+
+test-logic: build ## run test-unit and test-native side by side
+	@$(python3) tools/parts.py $(python2) build/pytest-2 $(call some-tests,tests/unit) $(call some-tests,tests/native)
 
 test-native: build  ## run the same vectors through translated code
 	@$(pytest2) $(call some-tests,tests/native)

@@ -1,7 +1,10 @@
-"""What the share-nothing claim is worth as a number: an exit costs a core the same, whatever the others do."""
+"""Several cores on Bochs: what takes minutes there."""
 import re
 
+import pytest
+
 from tests.system.box import Box, config, vm
+from tests.system.test_linux import BOX, TWO_CORES, check_unattended
 
 SAMPLES = 100
 SECONDS = 900
@@ -20,8 +23,13 @@ def rows(neighbour):
         return {name: int(median) for name, _, median in ROW.findall(box.output)}
 
 
+@pytest.mark.parametrize('box_file, processors', [(BOX, 1), (TWO_CORES, 2)])
+def test_two_linux_guests_check_themselves_and_power_off(box_file, processors):
+    check_unattended('bochs', box_file, processors)
+
+
 def test_an_exit_costs_the_same_beside_a_core_that_exits_all_the_time():
-    """On Bochs, whose clock counts instructions; QEMU's counter would count those of all processors."""
+    """What the share-nothing claim is worth as a number. On Bochs, whose clock counts instructions; QEMU's counter would count those of all processors."""
     alone = rows(vm('idle', 'hello'))
     beside = rows(vm('busy', 'spinner', command_line='exits=1'))
     print()

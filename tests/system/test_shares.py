@@ -1,6 +1,8 @@
 """Shares of one core, as the guests themselves see them by the TSC over a second."""
 import re
 
+import pytest
+
 from tests.system.box import config, run_box, vm
 
 SPINS, ASKS, CALLS, INTERRUPTS, FIRES, HALTS, WORKS = range(7)
@@ -50,6 +52,7 @@ def told(machine, result, vms):
     return {each['name']: result.table[each['name']].share for each in vms}
 
 
+@pytest.mark.parametrize('machine', ['qemu'])        # what follows does it on both
 def test_each_guest_has_what_it_is_promised_whatever_its_neighbours_do(machine):
     """The core is promised whole. One exits at every turn, one interrupts itself at every turn, one's timer fires all the time, one gives
     the processor back whenever it has it."""
@@ -60,6 +63,7 @@ def test_each_guest_has_what_it_is_promised_whatever_its_neighbours_do(machine):
         assert abs(parts[name] - promised) <= OFF, parts
 
 
+@pytest.mark.parametrize('machine', ['qemu'])
 def test_what_idle_guests_leave_goes_by_weight_and_not_above_a_cap(machine):
     parts = run(machine, contender('heavy', SPINS, entitlement=.1, weight=300), contender('light', CALLS, entitlement=.1, weight=100),
                 contender('capped', SPINS, entitlement=.05, cap=.1, weight=10000),
