@@ -177,7 +177,7 @@ def xen(processor):
 
 
 COLUMNS = {'ours': ('Bulkhead', measure.operations), 'kvm': ('KVM, Linux', kvm), 'xen': ('Xen', xen)}
-# Linux hangs on Bochs' SVM processor, in MWAITX.
+# Linux is said to hang on Bochs' SVM processor, in MWAITX; not tried.
 ABSENT = {('bochs-svm', 'kvm')}
 
 
