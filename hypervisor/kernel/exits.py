@@ -30,7 +30,7 @@ def handle(vcpu):
     vcpu.counts[kind] += 1
     if kind == kinds.CPUID:
         cpuid(vcpu)
-    elif kind == kinds.IO or kind == kinds.SHUTDOWN or kind == kinds.TASK_SWITCH or kind == kinds.EOI:
+    elif kind == kinds.IO or kind == kinds.SHUTDOWN or kind == kinds.TASK_SWITCH:
         answer.deliver(vcpu)
     elif kind == kinds.HLT:
         if not interrupts.halt(vcpu):

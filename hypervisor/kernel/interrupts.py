@@ -26,16 +26,14 @@ def prepare(vcpu):
     vendor = switcher.vendor
     apic = vcpu.apic
     vcpu.attention = False
-    vector = NONE
-    if not apic.is_virtualized():           # else the processor delivers what its APIC has
-        vendor.set_task_priority(vcpu, apic.is_held_by_tpr())
-        vector = apic.pending()
+    vendor.set_task_priority(vcpu, apic.is_held_by_tpr())
     if apic.nmi:
         if vendor.nmi_possible(vcpu):
             apic.nmi = False
             vendor.deliver_nmi(vcpu)
         else:
             vendor.open_nmi_window(vcpu)
+    vector = apic.pending()
     extint = vector < 0 and apic.accepts_extint()
     if vector < 0 and not extint:
         return True

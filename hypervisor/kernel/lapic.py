@@ -1,13 +1,9 @@
-"""A vCPU's local APIC: registers, priorities and the timer. No vendor word: plain integers in, plain integers out.
-
-Where the processor can, it keeps TPR, IRR and ISR itself while it runs the vCPU, in a page that has them as the xAPIC's: then they are
-`away`. A request is added there; everything else fetches them back first.
+"""A vCPU's local APIC: registers, priorities and the timer. No memory access and no vendor word: plain integers in, plain integers out.
 
 Source: Intel SDM Vol. 3A, "Advanced Programmable Interrupt Controller (APIC)".
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.hw import memory
 from hypervisor.hw.cpu import bsr
 from hypervisor.spec import lapic as spec
 
@@ -32,10 +28,6 @@ class Lapic(object):
         self.isr = [R0] * WORDS
         self.tmr = [R0] * WORDS
         self.lvt = [MASKED] * len(LVTS)
-        self.page = R0                  # hva of the page for the processor; 0: it keeps nothing itself
-        self.away = False               # TPR, IRR and ISR are there
-        self.posted = NONE              # the highest vector that was requested there since the last entry
-        self.shown = [R0] * WORDS       # what the page has as TMR, which is never away
         self.identity = 0
         self.base = R0
         self.tsc_offset = R0            # the guest's TSC is the processor's plus this
@@ -60,8 +52,6 @@ class Lapic(object):
 
     def clear(self):
         """What RESET, INIT and switching off have in common."""
-        self.away = False
-        self.posted = NONE
         n = 0
         while n < WORDS:
             self.irr[n] = R0
@@ -106,7 +96,7 @@ class Lapic(object):
         if x2apic and not enable or x2apic and not self.is_enabled() or self.is_x2apic() and enable and not x2apic:
             return False
         if not enable and self.is_enabled():
-            self.clear()                # what is away is forgotten; there is no other way out of x2APIC mode
+            self.clear()
         if x2apic and not self.is_x2apic():
             self.ldr = self.x2apic_ldr()
         self.base = value
@@ -114,72 +104,6 @@ class Lapic(object):
 
     def x2apic_ldr(self):
         return r_uint(self.identity >> 4) << 16 | R1 << (self.identity & 15)
-
-    # What the processor keeps
-
-    def is_virtualized(self):
-        """May the processor have TPR, IRR and ISR at the next entry? It knows x2APIC mode, and no SPURIOUS register that switches off."""
-        return self.page != R0 and self.is_x2apic() and self.software_enabled()
-
-    def give(self):
-        """They are the processor's from now on."""
-        page = self.page
-        n = 0
-        while n < WORDS:
-            memory.store32(page + spec.IRR + 32 * n, self.irr[n] & LOW32)
-            memory.store32(page + spec.IRR + 32 * n + 16, self.irr[n] >> 32)
-            memory.store32(page + spec.ISR + 32 * n, self.isr[n] & LOW32)
-            memory.store32(page + spec.ISR + 32 * n + 16, self.isr[n] >> 32)
-            n += 1
-        memory.store32(page + spec.TPR, self.tpr)
-        self.away = True
-
-    def fetch(self):
-        """They are here again."""
-        if not self.away:
-            return
-        page = self.page
-        n = 0
-        while n < WORDS:
-            self.irr[n] = self.page_word(spec.IRR, n)
-            self.isr[n] = self.page_word(spec.ISR, n)
-            n += 1
-        self.tpr = memory.load32(page + spec.TPR) & r_uint(0xff)
-        self.away = False
-        self.posted = NONE
-
-    def page_word(self, offset, n):
-        at = self.page + offset + 32 * n
-        return memory.load32(at) | memory.load32(at + 16) << 32
-
-    def page_highest(self, offset):
-        """highest() in the page."""
-        n = WORDS - 1
-        while n >= 0:
-            word = self.page_word(offset, n)
-            if word != R0:
-                return n * 64 + intmask(bsr(word))
-            n -= 1
-        return NONE
-
-    def page_pending(self):
-        """pending() in the page, where a request that the guest can take is taken at once: nearly always there is none."""
-        vector = self.page_highest(spec.IRR)
-        if vector < 0:
-            return NONE
-        level = memory.load32(self.page + spec.TPR) >> 4 & 15
-        serving = self.page_highest(spec.ISR)
-        if serving >= 0 and r_uint(serving >> 4) > level:
-            level = r_uint(serving >> 4)
-        if r_uint(vector >> 4) <= level:
-            return NONE
-        return vector
-
-    def page_request(self, vector):
-        at = self.page + spec.IRR + r_uint(vector >> 5) * 16
-        memory.store32(at, memory.load32(at) | R1 << (vector & 31))
-        if vector > self.posted:
-            self.posted = vector
 
     # Priorities
 
@@ -194,7 +118,6 @@ class Lapic(object):
 
     def ppr(self):
         """The processor priority: the higher of TPR and the class in service."""
-        self.fetch()
         serving = self.highest(self.isr)
         if serving < 0:
             return self.tpr
@@ -206,8 +129,6 @@ class Lapic(object):
         """The vector that the processor would take now, NONE if there is none above its priority."""
         if not self.software_enabled():
             return NONE
-        if self.away:
-            return self.page_pending()
         vector = self.highest(self.irr)
         if vector < 0 or r_uint(vector) >> 4 <= self.ppr() >> 4:
             return NONE
@@ -217,7 +138,6 @@ class Lapic(object):
         """Is there a request that nothing but TPR holds back?"""
         if not self.software_enabled():
             return False
-        self.fetch()
         vector = self.highest(self.irr)
         return vector >= 0 and vector >> 4 > self.highest(self.isr) >> 4 and r_uint(vector) >> 4 <= self.tpr >> 4
 
@@ -249,17 +169,14 @@ class Lapic(object):
         """Into IRR. vector: 16 to 255."""
         word = (vector >> 6) & 3
         bit = R1 << (vector & 63)
-        if self.away:
-            self.page_request(vector)
-        else:
-            self.irr[word] |= bit
+        self.irr[word] |= bit
         if level:
             self.tmr[word] |= bit
         else:
             self.tmr[word] &= ~bit
 
     def take(self, vector):
-        """The processor takes the vector: from IRR to ISR. They are not away."""
+        """The processor takes the vector: from IRR to ISR."""
         word = (vector >> 6) & 3
         bit = R1 << (vector & 63)
         self.irr[word] &= ~bit
@@ -267,7 +184,6 @@ class Lapic(object):
 
     def end(self):
         """EOI. Returns the vector if it was level-triggered (the IOAPIC wants to know), else NONE."""
-        self.fetch()
         vector = self.in_service()
         if vector < 0:
             return NONE
@@ -277,7 +193,7 @@ class Lapic(object):
         return NONE
 
     def in_service(self):
-        """The highest vector in service, NONE if none is. ISR is not away."""
+        """The highest vector in service, NONE if none is."""
         return self.highest(self.isr)
 
     def leave_service(self, vector):
@@ -360,7 +276,6 @@ class Lapic(object):
         if offset == spec.VERSION:
             return r_uint(spec.VERSION_VALUE)
         if offset == spec.TPR:
-            self.fetch()
             return self.tpr
         if offset == spec.PPR:
             return self.ppr()
@@ -386,7 +301,6 @@ class Lapic(object):
 
     def read_vectors(self, offset):
         """One of the 24 registers of ISR, TMR and IRR."""
-        self.fetch()
         part = (offset - spec.ISR) >> 4
         word = (part >> 1) & 3
         words = self.isr
@@ -402,7 +316,6 @@ class Lapic(object):
         if index >= 0:
             self.write_lvt(index, value, now)
         elif offset == spec.TPR:
-            self.fetch()
             self.tpr = value & r_uint(0xff)
         elif offset == spec.LDR:
             self.ldr = value & r_uint(0xff000000)
@@ -438,7 +351,6 @@ class Lapic(object):
 
     def write_svr(self, value):
         """Switching off by software masks every LVT entry."""
-        self.fetch()
         self.svr = value & r_uint(0x1ff)
         if self.svr & r_uint(spec.SPURIOUS_ENABLE) == R0:
             n = 0

@@ -136,7 +136,7 @@ def quick_path(words):
     def end_of_interrupt(vcpu, value):
         """The end of a level-triggered interrupt is the VMM's business too."""
         apic = vcpu.apic
-        if value != R0 or not apic.is_x2apic() or apic.away:
+        if value != R0 or not apic.is_x2apic():
             return QUICK_LEAVE
         vector = apic.in_service()
         if vector < 0 or apic.is_level(vector) or not step_over(vcpu, words.MSR_BYTES):
@@ -156,11 +156,10 @@ def quick_path(words):
         return QUICK_AGAIN
 
     def self_ipi(vcpu, value):
-        apic = vcpu.apic
-        if value > r_uint(0xff) or not apic.is_x2apic() or apic.away or not step_over(vcpu, words.MSR_BYTES):
+        if value > r_uint(0xff) or not vcpu.apic.is_x2apic() or not step_over(vcpu, words.MSR_BYTES):
             return QUICK_LEAVE
         vcpu.quick_msr_write += 1
-        apic.request(intmask(value), False)
+        vcpu.apic.request(intmask(value), False)
         return hand_in(vcpu)
 
     def hand_in(vcpu):

@@ -34,7 +34,6 @@ class Vcpu(Context):
         self.stepping = 0           # SVM only: the kernel has set TF, to exit after one instruction
         self.traced = False         # the guest had it set itself
         self.step_dr6 = R0          # the guest's DR6 until then
-        self.virtualized = False    # VMX only: the VMCS has the controls for a local APIC that the processor keeps
         self.once = False           # the next exit is not for the quick path: something is to be done before the entry after it
         self.flush = False          # nested translations must be dropped before the next entry
         # Memory

@@ -7,7 +7,7 @@ from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
-from hypervisor.kernel import vmx_apic, vmx_check, vmx_exit, vmx_setup
+from hypervisor.kernel import vmx_check, vmx_exit, vmx_setup
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.vendor import Vendor
 from hypervisor.kernel.vmx_quick import Words
@@ -76,8 +76,6 @@ class Vmx(Vendor):
         hw.vmclear(vcpu.control_hpa)
         self.make_current(vcpu)
         vmx_setup.fill_vmcs(vcpu, eptp(vcpu))
-        if vmx_apic.create(vcpu) != status.OK:
-            return status.NO_MEMORY
         vcpu.pat = r_uint(bits.PAT_RESET)
         hw.invvpid(setup.invvpid, vcpu.tag)
         vcpu.flush = True
@@ -95,8 +93,6 @@ class Vmx(Vendor):
             vcpu.flush = False
         if vcpu.event != R0:
             vmx_exit.queue_event(vcpu)
-        if setup.virtual_apic:
-            vmx_apic.enter(vcpu)
         vcpu.once = vcpu.attention
         result = hw.run(vcpu.area)
         if result == r_uint(QUICK_DONE):
@@ -254,13 +250,9 @@ class Vmx(Vendor):
         return vmx_check.broken_rule(self, vcpu)
 
     def control(self, vcpu):
-        """MOV to CR0 or CR4 that touches a bit of the kernel's, any MOV of CR8, and RDPMC (no counter exists: #GP). And a self-IPI
-        of a vector that is none.
+        """MOV to CR0 or CR4 that touches a bit of the kernel's, any MOV of CR8, and RDPMC (no counter exists: #GP).
         Source: SDM, "Exit Qualification for Control-Register Accesses"."""
         self.make_current(vcpu)
-        if vcpu.exit_code == r_uint(vmx.REASON_APIC_WRITE):
-            vmx_apic.illegal_self_ipi(vcpu)
-            return True
         if vcpu.exit_code != r_uint(vmx.REASON_CONTROL_REGISTER):
             return False
         qualification = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION))

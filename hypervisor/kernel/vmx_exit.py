@@ -61,8 +61,6 @@ def decode(vcpu):
         decode_window(vcpu)
     elif kind == kinds.TASK_SWITCH:
         decode_task_switch(vcpu)
-    elif kind == kinds.EOI:                 # behind the instruction, not before it
-        vcpu.exit_selector = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION)) & r_uint(0xff)
     elif kind == kinds.UNKNOWN:
         keep_event(vcpu)
 

@@ -93,8 +93,6 @@ class Setup(object):
         self.revision = R0
         self.region = R0                # hpa of the VMXON region
         self.bitmap = R0                # hpa of the MSR bitmap, the same for all guests
-        self.apic_bitmap = R0           # that of vCPUs whose local APIC the processor virtualizes
-        self.virtual_apic = False       # it can do all that this needs
         self.pin = R0
         self.primary = R0
         self.secondary = R0
@@ -119,17 +117,14 @@ class Setup(object):
             cpu.wrmsr(r_uint(bits.MSR_FEATURE_CONTROL), feature_control | r_uint(vmx.FEATURE_CONTROL_LOCK | vmx.FEATURE_CONTROL_VMX))
         self.region = arena.take()
         self.bitmap = arena.take()
-        self.apic_bitmap = arena.take()
-        if self.region == R0 or self.bitmap == R0 or self.apic_bitmap == R0:
+        if self.region == R0 or self.bitmap == R0:
             return refusal.NO_MEMORY
         self.revision = cpu.rdmsr(r_uint(vmx.MSR_VMX_BASIC)) & r_uint(vmx.BASIC_REVISION)
         memory.store32(arena.hva(self.region), self.revision)
         if hw.vmxon(self.region) != r_uint(hw.SUCCEED):
             return refusal.VMXON_FAILED
         self.choose_controls()
-        self.fill_bitmap(self.bitmap)
-        self.fill_bitmap(self.apic_bitmap)
-        self.open_apic(self.apic_bitmap)
+        self.fill_bitmap()
         hw.keep_gdt()
         hw.invept(r_uint(vmx.INVEPT_ALL), R0)
         hw.invvpid(r_uint(vmx.INVVPID_ALL), R0)
@@ -161,7 +156,6 @@ class Setup(object):
         if self.pin & r_uint(vmx.PIN_PREEMPTION_TIMER) != R0:
             self.exit = fitted(vmx.MSR_VMX_TRUE_EXIT, vmx.WANTED_EXIT, vmx.OPTIONAL_EXIT)
         self.entry = fitted(vmx.MSR_VMX_TRUE_ENTRY, vmx.WANTED_ENTRY, 0)
-        self.virtual_apic = not (lacks(vmx.MSR_VMX_TRUE_PRIMARY, vmx.APIC_PRIMARY) or lacks(vmx.MSR_VMX_SECONDARY, vmx.APIC_SECONDARY))
         offered = cpu.rdmsr(r_uint(vmx.MSR_VMX_EPT_VPID))
         self.longest = self.timer_counts()
         self.invept = r_uint(vmx.INVEPT_ALL)
@@ -185,29 +179,22 @@ class Setup(object):
             counts = LOW32
         return counts
 
-    def fill_bitmap(self, bitmap):
+    def fill_bitmap(self):
         """Every MSR exits but those of PASSED_THROUGH. Source: SDM, "MSR-Bitmap Address"."""
-        page = arena.hva(bitmap)
+        page = arena.hva(self.bitmap)
         n = 0
         while n < 512:
             memory.store64(page + 8 * n, ALL_ONES)
             n += 1
         for number in vmx.PASSED_THROUGH:
-            self.permit(bitmap, number, vmx.MSR_BITMAP_READ_LOW)
-            self.permit(bitmap, number, vmx.MSR_BITMAP_WRITE_LOW)
+            self.permit(number, vmx.MSR_BITMAP_READ_LOW)
+            self.permit(number, vmx.MSR_BITMAP_WRITE_LOW)
         for number in vmx.PASSED_FOR_READING:
-            self.permit(bitmap, number, vmx.MSR_BITMAP_READ_LOW)
+            self.permit(number, vmx.MSR_BITMAP_READ_LOW)
 
-    def open_apic(self, bitmap):
-        """The x2APIC registers that the processor has in the virtual-APIC page. Source: SDM, "Virtualizing MSR-Based APIC Accesses"."""
-        for number in vmx.X2APIC_FOR_READING:
-            self.permit(bitmap, number, vmx.MSR_BITMAP_READ_LOW)
-        for number in vmx.X2APIC_FOR_WRITING:
-            self.permit(bitmap, number, vmx.MSR_BITMAP_WRITE_LOW)
-
-    def permit(self, bitmap, number, part):
+    def permit(self, number, part):
         """part: where the low MSRs' bits for this access begin; those of the high ones lie 1024 bytes further."""
-        at = arena.hva(bitmap) + r_uint(part)
+        at = arena.hva(self.bitmap) + r_uint(part)
         if number >= 0xc0000000:
             at += 1024
         at += r_uint((number & 0x1fff) >> 3)
@@ -289,7 +276,7 @@ for _segment in SEGMENTS:
     RESET['GUEST_%s_LIMIT' % _segment] = 0xffff
     RESET.setdefault('GUEST_%s_ATTRIBUTES' % _segment, 0x93)
 CR0_RESET = r_uint(bits.CR0_CD | bits.CR0_NW | bits.CR0_ET)
-KEPT = ['GUEST_CR0', 'GUEST_CR4', 'GUEST_PREEMPTION_TIMER', 'GUEST_INTERRUPT_STATUS']       # written elsewhere
+KEPT = ['GUEST_CR0', 'GUEST_CR4', 'GUEST_PREEMPTION_TIMER']       # written elsewhere
 _FIRST = [name for name, encoding, _ in vmx.FIELDS if vmx.kind_of(encoding) == vmx.GUEST and name not in KEPT]
 RESET_FIELDS = unrolling_iterable([(getattr(vmx, name), RESET.get(name, 0)) for name in _FIRST])
 
