@@ -125,12 +125,21 @@ class Scheduler(object):
         while first is None:
             self.sleep()
             first = self.first()
+        if self.must_serve():
+            first = compartments[lines.unserved]
+            self.of_promise = first.share.budget > 0
         if first.task.ready:
             self.vcpu = None
         elif first is not self.compartment or self.vcpu is None or not self.vcpu.ready:
             self.vcpu = first.next_vcpu()
         self.compartment = first
         self.start_slice(self.since)
+
+    def must_serve(self):
+        """Is there a compartment at work whose line has come, and would not come again for what the device gets meanwhile? Nobody goes before
+        it: its device's buffer is small. The device's speed is what bounds that."""
+        number = lines.unserved
+        return number >= 0 and number < limit.COMPARTMENTS and compartments[number].used and compartments[number].task.ready
 
     def first(self):
         """The compartment that comes first, None if none may run. What runs stays on if it comes as early as another."""

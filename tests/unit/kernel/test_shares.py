@@ -423,6 +423,38 @@ def test_what_is_typed_is_fetched_at_once_however_much_it_is(fresh):
     assert parts[0] > .055 and parts[1] > .3 and parts[2] > .25, parts
 
 
+def test_nobody_goes_before_a_manager_whose_line_would_not_come_again(fresh):
+    """Until it has asked for the line anew, what its device gets meanwhile is told by nobody: however long its work takes, it goes on."""
+    box = start(fresh, {1: Vm(SPINNER, 50), 2: Vm(SPINNER, 45)})
+    came, between = [False], []
+
+    def keyed():
+        while True:
+            yield ('spin', MS)
+            came[0] = True
+            yield ('exit', svm.EXIT_INTR)
+
+    def take():
+        vector = lapic.PIC_VECTOR + 4 if came[0] and not lines.mask >> 4 & 1 else TIMER_VECTOR
+        came[0] = False
+        return vector
+
+    def works():
+        while True:
+            yield ('call', call.LINE, call.SLOT_PORTS, 4)
+            yield ('call', WAIT, 0)
+            start_of_work = len(box.log)
+            for _ in range(60):
+                yield ('spin', MS // 2)
+            between.append([who for who in box.log[start_of_work:] if who != ('task', 0)])
+            yield ('call', call.LINE, call.SLOT_PORTS, 4)
+            yield ('call', WAIT, box.cpu.tsc + 20 * MS)
+    box.cpu.take = take
+    box.tasks[0], box.guests[1], box.guests[2] = Program(works), Guest(keyed), Guest(keyed)
+    box.let_pass(400 * MS)
+    assert len(between) > 3 and not any(between[1:]), between       # the first time it is its start that has woken it
+
+
 # The call
 
 def test_share_refuses_what_no_core_has(fresh):
