@@ -139,13 +139,6 @@ def ring_send(caller, slot, count):
     caller.task.answer(status.OK, taken)
     if taken > R0 and ring.receiver is not None:
         ring.receiver.signal(ring.receiver_slot)
-        wake(ring.receiver)
-
-
-def wake(compartment):
-    """Its task has been signalled."""
-    if compartment.task.ready:
-        scheduler.wake(compartment)
 
 
 def ring_receive(caller, slot):
@@ -161,7 +154,6 @@ def ring_receive(caller, slot):
     if count > R0 and ring.starved and ring.sender is not None:
         ring.starved = False
         ring.sender.signal(ring.sender_slot)
-        wake(ring.sender)
 
 
 def line(caller, slot, number):
@@ -438,7 +430,6 @@ def start(caller, slot, entry, stack, argument):
     memory.store64(area + AREA['RFLAGS'], r_uint(RFLAGS_FIXED | RFLAGS_IF))
     target.task.owes = target.vcpu_count > 0
     target.task.wake()
-    scheduler.wake(target)
     caller.task.answer(status.OK, R0)
 
 
