@@ -8,7 +8,7 @@ from hypervisor.hw import cpu, memory
 from hypervisor.kernel import answer, interrupts, limit
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, LINK, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
-                                           compartments)
+                                           bounds, compartments)
 from hypervisor.kernel.core import this
 from hypervisor.kernel.cores import cores
 from hypervisor.kernel.create import create_compartment, create_vcpu, release_compartment
@@ -17,7 +17,6 @@ from hypervisor.kernel.line import lines
 from hypervisor.kernel.link import links
 from hypervisor.kernel.mapping import map_frames, unmap_pages
 from hypervisor.kernel.ring import rings
-from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.task import IN_VCPU_RUN, IN_WAIT
 from hypervisor.kernel.vcpu import vcpus
 from hypervisor.spec import call, ending, status
@@ -120,7 +119,6 @@ def wait(caller, deadline):
         return
     task.waiting_since = cpu.rdtsc()
     task.block(IN_WAIT, deadline)
-    scheduler.nudge(deadline)
 
 
 def ring_send(caller, slot, count):
@@ -452,6 +450,7 @@ def stop(caller, slot, how, detail):
 
 
 def share(caller, slot, entitlement, cap, weight):
+    """SHARE: what a compartment is promised of this core is added up. Nothing is scheduled by it yet, so cap and weight are only checked."""
     target = other(caller, slot)
     if target is None:
         caller.task.answer(status.BAD_SLOT, R0)
@@ -463,10 +462,22 @@ def share(caller, slot, entitlement, cap, weight):
             weight == R0 or weight > r_uint(shares.WEIGHT_MOST)):
         caller.task.answer(status.BAD_SIZE, R0)
         return
-    if not scheduler.promise(target, intmask(entitlement), intmask(cap), intmask(weight)):
+    if promised_to_others(target) + intmask(entitlement) > shares.WHOLE:
         caller.task.answer(status.PROMISED, R0)
         return
+    target.promised = intmask(entitlement)
     caller.task.answer(status.OK, R0)
+
+
+def promised_to_others(target):
+    """Hundredths of this core that are promised to all but `target`: the manager's own among them."""
+    total = shares.MANAGER
+    n = 0
+    while n < bounds.compartments:
+        if compartments[n].used and compartments[n] is not target:
+            total += compartments[n].promised
+        n += 1
+    return total
 
 
 def inspect(caller, slot):

@@ -2,7 +2,7 @@
 
 An exit that the VMM finishes runs the VMM in the very slice of its vCPU, so a VM pays for its own devices.
 """
-from rpython.rlib.rarithmetic import intmask, r_uint
+from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
 from hypervisor.kernel import limit
@@ -12,7 +12,7 @@ from hypervisor.kernel.link import links
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import vcpus
-from hypervisor.spec import ending, share
+from hypervisor.spec import ending
 from hypervisor.spec.cpu import VECTOR_DOORBELL
 
 R0 = r_uint(0)
@@ -43,24 +43,8 @@ class Scheduler(object):
         self.turn_ticks = timer.tsc_khz * limit.TURN_MICROSECONDS // 1000
         self.silence_ticks = timer.tsc_khz * limit.SILENCE_MICROSECONDS // 1000
         self.shortest = timer.tsc_khz * limit.SHORTEST_MICROSECONDS // 1000
-        self.promise(compartments[0], share.MANAGER, share.NO_CAP, share.WEIGHT)
         self.since = cpu.rdtsc()
         self.start_slice(self.since)
-
-    def promise(self, compartment, entitlement, cap, weight):
-        """entitlement, cap: hundredths of this core; weight: 1 to WEIGHT_MOST. Returns whether there is so much left to promise. What is
-        promised is kept, and not yet what is scheduled by."""
-        total = entitlement
-        n = 0
-        while n < bounds.compartments:
-            other = compartments[n]
-            if other.used and other is not compartment:
-                total += other.share.hundredths
-            n += 1
-        if total > share.WHOLE:
-            return False
-        compartment.share.set(entitlement, cap, weight, intmask(self.slice_ticks // r_uint(share.WHOLE)))
-        return True
 
     def pick(self):
         """Decide what runs next, in `compartment` and `vcpu`; sleeps while nothing is ready."""
@@ -194,10 +178,6 @@ class Scheduler(object):
             moment = now + self.shortest
         self.armed = moment
         timer.arm(moment - now)
-
-    def is_nearer(self, deadline):
-        """Does it come before the timer fires? 0: never."""
-        return deadline != R0 and deadline < self.armed
 
     def nudge(self, deadline):
         """A deadline has been set while the timer is armed already: fire earlier if it comes first."""
