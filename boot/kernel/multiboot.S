@@ -16,6 +16,14 @@
 #define MB2_MAGIC 0xe85250d6
 #define BOOT_TABLES (boot_tables - KERNEL_BASE)
 
+/* ECX page-table entries at EDI, from EAX on, each `step` bytes of memory behind the one before. */
+.macro fill_entries step
+1:  movl %eax, (%edi)
+    addl $\step, %eax
+    addl $8, %edi
+    loop 1b
+.endm
+
     .section .boot, "ax"
     .code32
     .balign 8
@@ -75,17 +83,11 @@ start32:
     movl $(BOOT_TABLES + 1 * PAGE_BYTES), %edi
     movl $(BOOT_TABLES + 3 * PAGE_BYTES + 3), %eax
     movl $4, %ecx
-1:  movl %eax, (%edi)
-    addl $PAGE_BYTES, %eax
-    addl $8, %edi
-    loop 1b
+    fill_entries PAGE_BYTES
     movl $(BOOT_TABLES + 3 * PAGE_BYTES), %edi
     movl $0x83, %eax                    /* present, writable, 2 MiB */
     movl $2048, %ecx
-1:  movl %eax, (%edi)
-    addl $0x200000, %eax
-    addl $8, %edi
-    loop 1b
+    fill_entries 0x200000
 
     movl $BOOT_TABLES, %eax
 enter_long_mode:                        /* EAX: the root; EBP, EBX: what kernel_begin gets */
@@ -185,38 +187,23 @@ core32:
     leal 1 * PAGE_BYTES(%ebx), %edi
     leal 3 * PAGE_BYTES + 3(%ebx), %eax
     movl $4, %ecx
-1:  movl %eax, (%edi)
-    addl $PAGE_BYTES, %eax
-    addl $8, %edi
-    loop 1b
+    fill_entries PAGE_BYTES
     leal 3 * PAGE_BYTES(%ebx), %edi
     movl $0x83, %eax                    /* present, writable, 2 MiB */
     movl $2048, %ecx
-1:  movl %eax, (%edi)
-    addl $0x200000, %eax
-    addl $8, %edi
-    loop 1b
+    fill_entries 0x200000
     leal 7 * PAGE_BYTES(%ebx), %edi
     leal 8 * PAGE_BYTES + 3(%ebx), %eax
     movl $3, %ecx
-1:  movl %eax, (%edi)
-    addl $PAGE_BYTES, %eax
-    addl $8, %edi
-    loop 1b
+    fill_entries PAGE_BYTES
     leal 8 * PAGE_BYTES(%ebx), %edi
     movl $3, %eax
     movl $IMAGE_PAGES, %ecx
-1:  movl %eax, (%edi)
-    addl $PAGE_BYTES, %eax
-    addl $8, %edi
-    loop 1b
+    fill_entries PAGE_BYTES
     leal 8 * PAGE_BYTES + private_first_entry(%ebx), %edi
     leal PRIVATE_TABLES + 3(%ebx), %eax
     movl $private_pages, %ecx
-1:  movl %eax, (%edi)
-    addl $PAGE_BYTES, %eax
-    addl $8, %edi
-    loop 1b
+    fill_entries PAGE_BYTES
 
     movl $HANDOVER_MAGIC, %ebp
     movl %ebx, %eax
