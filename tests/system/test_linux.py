@@ -62,7 +62,8 @@ def test_a_line_can_be_edited_and_a_command_interrupted(guests):
         assert guests.say(name, 'echo first lasz' + ERASE + 't') == 'first last'
         guests.turn_to(name)
         at = guests.box.mark()
-        guests.box.type('echo "sta""rted"; sleep 1000000\r')
+        # It is the command itself that says that it runs: a shell that has yet to put it into the foreground waits for it, whatever is typed.
+        guests.box.type('sh -c \'echo "sta""rted"; exec sleep 1000000\'\r')
         guests.after(at, r'^\[%s\] started' % name)
         at = guests.box.mark()
         guests.box.type(INTERRUPT)      # throws away what was typed ahead, so wait for the prompt
