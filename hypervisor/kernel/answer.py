@@ -66,6 +66,8 @@ def vcpu_run(caller, slot, deadline):
         caller.task.answer(status.OK, r_uint(call.REASON_SIGNAL))
         return
     caller.task.block(IN_VCPU_RUN, deadline)
+    if scheduler.is_nearer(deadline):
+        scheduler.nudge(deadline)
     if vcpu.ready:
         scheduler.hand_over(caller, None, vcpu)
 

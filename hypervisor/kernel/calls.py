@@ -8,7 +8,7 @@ from hypervisor.hw import cpu, memory
 from hypervisor.kernel import answer, interrupts, limit
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, LINK, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
-                                           bounds, compartments)
+                                           compartments)
 from hypervisor.kernel.core import this
 from hypervisor.kernel.cores import cores
 from hypervisor.kernel.create import create_compartment, create_vcpu, release_compartment
@@ -17,6 +17,7 @@ from hypervisor.kernel.line import lines
 from hypervisor.kernel.link import links
 from hypervisor.kernel.mapping import map_frames, unmap_pages
 from hypervisor.kernel.ring import rings
+from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.task import IN_VCPU_RUN, IN_WAIT
 from hypervisor.kernel.vcpu import vcpus
 from hypervisor.spec import call, ending, status
@@ -119,6 +120,7 @@ def wait(caller, deadline):
         return
     task.waiting_since = cpu.rdtsc()
     task.block(IN_WAIT, deadline)
+    scheduler.nudge(deadline)
 
 
 def ring_send(caller, slot, count):
@@ -137,6 +139,13 @@ def ring_send(caller, slot, count):
     caller.task.answer(status.OK, taken)
     if taken > R0 and ring.receiver is not None:
         ring.receiver.signal(ring.receiver_slot)
+        wake(ring.receiver)
+
+
+def wake(compartment):
+    """Its task has been signalled."""
+    if compartment.task.ready:
+        scheduler.wake(compartment)
 
 
 def ring_receive(caller, slot):
@@ -152,6 +161,7 @@ def ring_receive(caller, slot):
     if count > R0 and ring.starved and ring.sender is not None:
         ring.starved = False
         ring.sender.signal(ring.sender_slot)
+        wake(ring.sender)
 
 
 def line(caller, slot, number):
@@ -428,6 +438,7 @@ def start(caller, slot, entry, stack, argument):
     memory.store64(area + AREA['RFLAGS'], r_uint(RFLAGS_FIXED | RFLAGS_IF))
     target.task.owes = target.vcpu_count > 0
     target.task.wake()
+    scheduler.wake(target)
     caller.task.answer(status.OK, R0)
 
 
@@ -450,7 +461,6 @@ def stop(caller, slot, how, detail):
 
 
 def share(caller, slot, entitlement, cap, weight):
-    """SHARE: what a compartment is promised of this core is added up. Nothing is scheduled by it yet, so cap and weight are only checked."""
     target = other(caller, slot)
     if target is None:
         caller.task.answer(status.BAD_SLOT, R0)
@@ -462,22 +472,10 @@ def share(caller, slot, entitlement, cap, weight):
             weight == R0 or weight > r_uint(shares.WEIGHT_MOST)):
         caller.task.answer(status.BAD_SIZE, R0)
         return
-    if promised_to_others(target) + intmask(entitlement) > shares.WHOLE:
+    if not scheduler.promise(target, intmask(entitlement), intmask(cap), intmask(weight)):
         caller.task.answer(status.PROMISED, R0)
         return
-    target.promised = intmask(entitlement)
     caller.task.answer(status.OK, R0)
-
-
-def promised_to_others(target):
-    """Hundredths of this core that are promised to all but `target`: the manager's own among them."""
-    total = shares.MANAGER
-    n = 0
-    while n < bounds.compartments:
-        if compartments[n].used and compartments[n] is not target:
-            total += compartments[n].promised
-        n += 1
-    return total
 
 
 def inspect(caller, slot):

@@ -7,6 +7,7 @@ from hypervisor.kernel import limit
 from hypervisor.kernel.arena import Account, arena
 from hypervisor.kernel.frames import FIRST_COMPARTMENT
 from hypervisor.kernel.paging import Space
+from hypervisor.kernel.share import Share
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import NEVER, NOT_BLOCKED, Task
 from hypervisor.spec import audit, call, ending, status
@@ -43,7 +44,7 @@ class Compartment(Account):
         self.vcpus = [None] * limit.VCPUS_PER_VM
         self.vcpu_count = 0
         self.turn = 0                   # the vCPU that the scheduler looked at last
-        self.promised = 0               # hundredths of this core
+        self.share = Share()
         self.kinds = [EMPTY] * call.SLOTS
         self.first = [R0] * call.SLOTS
         self.second = [R0] * call.SLOTS
@@ -207,6 +208,18 @@ class Compartment(Account):
         while n < self.vcpu_count:
             other = self.vcpus[n]
             if other is not None and other is not vcpu and not other.is_stopped():
+                return True
+            n += 1
+        return False
+
+    def wants(self):
+        """Has it anything to run?"""
+        if self.task.ready:
+            return True
+        n = 0
+        while n < self.vcpu_count:
+            vcpu = self.vcpus[n]
+            if vcpu is not None and vcpu.ready:
                 return True
             n += 1
         return False

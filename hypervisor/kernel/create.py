@@ -49,7 +49,7 @@ def open_compartment(compartment):
     compartment.vcpu_count = 0
     compartment.vcpu_ticks = R0
     compartment.creator = None
-    compartment.promised = 0
+    compartment.share.open()
     n = 0
     while n < kinds.COUNT:
         compartment.counts[n] = R0

@@ -18,12 +18,14 @@ FIRST_VECTOR = r_uint(spec.PIC_VECTOR)
 
 
 class Lines(object):
-    """mask: as in the two PICs, line 0 in bit 0. owner, slot: of each line, the compartment that asked and its ports' slot."""
+    """mask: as in the two PICs, line 0 in bit 0. owner, slot: of each line, the compartment that asked and its ports' slot. unserved: the
+    compartment whose line came last and that has not asked for one again, or NOBODY."""
 
     def __init__(self):
         self.mask = 0xffff
         self.owner = [NOBODY] * LINES
         self.slot = [0] * LINES
+        self.unserved = NOBODY
 
     def exists(self, number):
         """number: r_uint, anything."""
@@ -32,6 +34,8 @@ class Lines(object):
     def arm(self, caller, slot, number):
         """Let a line come once. It is told as the signal of `slot`. number: 0 to 15, not the cascade."""
         line = number & (LINES - 1)
+        if self.unserved == caller.number:
+            self.unserved = NOBODY
         self.owner[line] = caller.number
         self.slot[line] = slot
         self.mask &= ~(1 << line)
@@ -59,6 +63,7 @@ class Lines(object):
             line_of_master = line
         cpu.port_out(r_uint(spec.PIC1_COMMAND), BYTE, r_uint(spec.PIC_END | line_of_master))
         owner = self.owner[line]
+        self.unserved = owner
         if owner >= 0:
             compartments[owner].signal(self.slot[line])
         return owner

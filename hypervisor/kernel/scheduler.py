@@ -1,8 +1,9 @@
-"""Who runs next: round robin over compartments in slices; inside a compartment the task goes before its vCPUs.
+"""Who runs next: compartments in slices, by their shares (share.py); inside a compartment the task goes before its vCPUs.
 
-An exit that the VMM finishes runs the VMM in the very slice of its vCPU, so a VM pays for its own devices.
+An exit that the VMM finishes runs the VMM in the very slice of its vCPU, so a VM pays for its own devices. A slice is charged when
+it ends or the timer fires, never at an exit.
 """
-from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu
 from hypervisor.kernel import limit
@@ -12,10 +13,11 @@ from hypervisor.kernel.link import links
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import vcpus
-from hypervisor.spec import ending
+from hypervisor.spec import ending, share
 from hypervisor.spec.cpu import VECTOR_DOORBELL
 
 R0 = r_uint(0)
+LONGEST_DEBT = 10                   # periods
 
 
 def passed(now, moment):
@@ -30,21 +32,77 @@ class Scheduler(object):
         self.compartment = compartments[0]
         self.vcpu = None
         self.since = R0             # TSC when the running context began
+        self.charged = R0           # TSC up to which the compartment's share is charged
+        self.slice_start = R0
         self.slice_end = R0
+        self.of_promise = False     # the slice is of what the compartment is promised
+        self.rivals = 0             # how many others wanted the processor when the slice began
+        self.throttled = False      # somebody wants it and has used up its cap
+        self.woken = False          # somebody else has come to want it since
+        self.clock = 0              # `virtual` of whom had least of what nobody is promised; never goes back
+        self.period_end = R0
         self.slice_ticks = R0
         self.turn_ticks = R0
+        self.period_ticks = R0
+        self.alone_ticks = R0
         self.turn_over = False      # the vCPU whose VMM runs has had its turn
         self.silence_ticks = R0
         self.shortest = R0
         self.armed = R0             # TSC at which the timer fires
+        self.too_late = R0          # ... and at which it must have fired, if the machine has not stood still
+        self.due = R0               # no deadline of anybody is earlier, but those that have been set since the timer was armed
 
     def open(self):
         self.slice_ticks = timer.tsc_khz * limit.SLICE_MICROSECONDS // 1000
         self.turn_ticks = timer.tsc_khz * limit.TURN_MICROSECONDS // 1000
+        self.period_ticks = timer.tsc_khz * limit.PERIOD_MICROSECONDS // 1000
+        self.alone_ticks = timer.tsc_khz * limit.ALONE_MICROSECONDS // 1000
         self.silence_ticks = timer.tsc_khz * limit.SILENCE_MICROSECONDS // 1000
         self.shortest = timer.tsc_khz * limit.SHORTEST_MICROSECONDS // 1000
+        self.promise(compartments[0], share.MANAGER, share.NO_CAP, share.WEIGHT)
+        compartments[0].share.reserve = intmask(self.period_ticks)      # it sleeps much, and should not be cut short where it serves a port
         self.since = cpu.rdtsc()
+        self.charged = self.since
+        self.period_end = self.since + self.period_ticks
         self.start_slice(self.since)
+
+    # -- shares
+
+    def promise(self, compartment, entitlement, cap, weight):
+        """entitlement, cap: hundredths of this core; weight: 1 to WEIGHT_MOST. Returns whether there is so much left to promise."""
+        total = entitlement
+        n = 0
+        while n < bounds.compartments:
+            other = compartments[n]
+            if other.used and other is not compartment:
+                total += other.share.hundredths
+            n += 1
+        if total > share.WHOLE:
+            return False
+        compartment.share.set(entitlement, cap, weight, intmask(self.period_ticks // r_uint(share.WHOLE)))
+        return True
+
+    def charge(self, now):
+        """What the current compartment has had since it was charged last. Of a stretch longer than LONGEST_DEBT periods the
+        rest is no debt: the whole machine stood still, or nobody else wanted it."""
+        spent = now - self.charged
+        self.charged = now
+        if spent > self.period_ticks * LONGEST_DEBT:
+            spent = self.period_ticks * LONGEST_DEBT
+        own = self.compartment.share
+        own.charge(intmask(spent), self.of_promise)
+        if self.rivals == 0 and own.virtual > self.clock:
+            self.clock = own.virtual
+
+    def renew(self, now):
+        """A period has ended, or several have while nobody looked."""
+        periods = (now - self.period_end) // self.period_ticks + 1
+        self.period_end += periods * self.period_ticks
+        n = 0
+        while n < bounds.compartments:
+            compartment = compartments[n]
+            compartment.share.renew(intmask(periods), compartment.wants())
+            n += 1
 
     def pick(self):
         """Decide what runs next, in `compartment` and `vcpu`; sleeps while nothing is ready."""
@@ -53,12 +111,69 @@ class Scheduler(object):
         self.rotate()
 
     def rotate(self):
-        """The next compartment that has something to run gets a slice. Others' timers are looked at here too: who gives the processor
-        away before its slice ends would keep them waiting otherwise."""
+        """What ran wants the processor no longer. Others' timers are looked at here too: who gives the processor away before its slice
+        ends would keep them waiting otherwise."""
         self.account()
-        self.expire_timers(self.since)
-        while not self.choose_other():
+        self.charge(self.since)
+        if passed(self.since, self.due):
+            self.expire_timers(self.since)
+        self.elect()
+
+    def elect(self):
+        """Who comes first gets a slice, now that all is charged up to `since`; sleeps while nobody may run."""
+        first = self.first()
+        while first is None:
             self.sleep()
+            first = self.first()
+        if self.must_serve():
+            first = compartments[lines.unserved]
+            self.of_promise = first.share.budget > 0
+        if first.task.ready:
+            self.vcpu = None
+        elif first is not self.compartment or self.vcpu is None or not self.vcpu.ready:
+            self.vcpu = first.next_vcpu()
+        self.compartment = first
+        self.start_slice(self.since)
+
+    def must_serve(self):
+        """Is there a compartment at work whose line has come, and would not come again for what the device gets meanwhile? Nobody goes before
+        it: its device's buffer is small. The device's speed is what bounds that."""
+        number = lines.unserved
+        return number >= 0 and number < limit.COMPARTMENTS and compartments[number].used and compartments[number].task.ready
+
+    def first(self):
+        """The compartment that comes first, None if none may run. What runs stays on if it comes as early as another."""
+        if passed(self.since, self.period_end):
+            self.renew(self.since)
+        first = None
+        lowest = 0
+        wanting = 0
+        n = 0
+        number = self.compartment.number
+        while n < bounds.compartments:
+            compartment = compartments[number]
+            if not compartment.used or not compartment.wants():
+                compartment.share.idle = True
+            else:
+                wanting += 1
+                own = compartment.share
+                if own.idle:
+                    own.arrive(self.clock)
+                if own.may_run():
+                    precedence = own.precedence()
+                    if first is None or precedence < lowest:
+                        first = compartment
+                        lowest = precedence
+            number += 1
+            if number >= bounds.compartments:
+                number = 0
+            n += 1
+        self.rivals = wanting - 1
+        self.of_promise = lowest < 0 and wanting > 1
+        self.throttled = wanting > 0 and first is None
+        if lowest > self.clock:
+            self.clock = lowest
+        return first
 
     def choose_in(self, compartment):
         """Prefer what ran last, so that an exit that is finished in the kernel costs no search."""
@@ -88,26 +203,37 @@ class Scheduler(object):
             return
         self.run_next(compartment, taker)
 
-    def choose_other(self):
-        n = 0
-        number = self.compartment.number
-        while n < bounds.compartments:
-            number += 1
-            if number >= bounds.compartments:
-                number = 0
-            compartment = compartments[number]
-            if compartment.used and self.choose_in(compartment):
-                self.start_slice(self.since)
-                return True
-            n += 1
-        return False
-
     def favour(self, number):
-        """A device has something for this compartment (negative: for nobody), and its buffer is small: its task goes first. What was
-        interrupted waits for its next turn. Guests cannot cause that."""
-        if number >= 0 and number < limit.COMPARTMENTS and compartments[number].task.ready:
-            self.run_next(compartments[number], None)
-            self.start_slice(self.since)
+        """A device has something for this compartment (negative: for nobody), and its buffer is small: its task goes first, for a period if
+        need be, even beyond what the compartment is promised. What was interrupted waits. Guests cannot cause that; the line's speed is
+        what bounds it."""
+        if number < 0 or number >= limit.COMPARTMENTS or not compartments[number].task.ready:
+            return
+        favoured = compartments[number]
+        self.charge(cpu.rdtsc())
+        self.run_next(favoured, None)
+        self.of_promise = favoured.share.budget > 0
+        self.rivals = 1
+        self.woken = False
+        self.slice_start = self.since
+        self.slice_end = self.since + self.period_ticks
+        self.arm_slice(self.since)
+
+    def wake(self, compartment):
+        """Another compartment has come to want the processor, by something that the current one did: it has not long to wait if it comes
+        first."""
+        if compartment is self.compartment:
+            return
+        self.woken = True
+        self.shorten(cpu.rdtsc())
+
+    def shorten(self, now):
+        """Who is interrupted for others that wake has had a turn's length of its slice."""
+        moment = self.slice_start + self.turn_ticks
+        if moment < self.slice_end:
+            self.slice_end = moment
+        if moment < self.armed:
+            self.arm_at(now, moment)
 
     def account(self):
         """Charge the time since `since` to what ran, and to the VMM's debt if it owes an answer."""
@@ -123,14 +249,31 @@ class Scheduler(object):
             task.owed_ticks += self.creditable(spent)
 
     def creditable(self, spent):
-        """The timer ends every run within a slice. A longer one means that the whole machine stood still (a host below has taken
-        the processor away), and that is not the VMM's fault."""
-        if spent > self.slice_ticks * 2:
+        """The timer ends every run when it is armed to. One that goes on longer by more than two slices means that the whole machine stood
+        still (a host below has taken the processor away), and that is not the VMM's fault."""
+        if not passed(self.since, self.too_late):
+            return spent
+        excess = self.since - self.too_late
+        if excess + self.slice_ticks * 2 > spent:
             return self.slice_ticks * 2
-        return spent
+        return spent - excess
 
     def start_slice(self, now):
-        self.slice_end = now + self.slice_ticks
+        """Of the current compartment. It ends when what it is promised in this period is used up, or its cap is. Who has more than it is
+        promised has it while others wait for their next period at most; nothing ends it while nobody else wants the processor."""
+        own = self.compartment.share
+        length = self.slice_ticks
+        if self.rivals <= 0:
+            length = self.alone_ticks
+        elif self.of_promise:
+            length = r_uint(own.budget)
+        elif self.period_end - now < length:
+            length = self.period_end - now
+        if own.limit != 0 and r_uint(own.allowance) < length:
+            length = r_uint(own.allowance)
+        self.woken = False
+        self.slice_start = now
+        self.slice_end = now + length
         self.arm_slice(now)
 
     def arm_slice(self, now):
@@ -138,6 +281,9 @@ class Scheduler(object):
         until = self.slice_end
         if self.compartment.vcpu_count > 1 and now + self.turn_ticks < until:
             until = now + self.turn_ticks
+        task = self.compartment.task
+        if task.owes and now + (self.silence_ticks - task.owed_ticks) < until:
+            until = now + (self.silence_ticks - task.owed_ticks) + 1
         self.arm(now, until, False)
 
     def take_turn(self):
@@ -153,36 +299,67 @@ class Scheduler(object):
             self.run_next(compartment, vcpu)
 
     def arm(self, now, until, everybody):
-        """Set the timer to the earliest deadline, at most `until`. Guests' APIC timers count in their own VM's slice, and while everybody
-        sleeps: to another VM they are worth no interrupt, however fast they go."""
+        """Set the timer to the earliest deadline, at most `until`. Those of the current compartment count exactly, and all do while
+        everybody sleeps; others' are worth an interrupt after a turn's length only, however fast they go."""
+        later = now + self.turn_ticks
+        due = ~R0
         n = 0
         while n < bounds.compartments:
-            deadline = self.wake_time(compartments[n])
-            if deadline != NEVER and deadline < until:
-                until = deadline
+            compartment = compartments[n]
+            task = compartment.task
+            if task.deadline != NEVER or task.owes:
+                deadline = self.wake_time(compartment)
+                if deadline != NEVER:
+                    if deadline < due:
+                        due = deadline
+                    if deadline < later and not everybody and compartment is not self.compartment:
+                        deadline = later
+                    if deadline < until:
+                        until = deadline
             n += 1
         n = 0
         while n < bounds.vcpus:
             vcpu = vcpus[n]
-            deadline = R0
-            if everybody or vcpu.compartment is self.compartment:
-                deadline = vcpu.apic.deadline
-            if deadline != R0 and deadline < until:
-                until = deadline
+            deadline = vcpu.apic.deadline
+            if deadline != R0:
+                if deadline < due:
+                    due = deadline
+                if deadline < until:
+                    deadline = self.heard(vcpu, deadline, later, everybody)
+                    if deadline < until:
+                        until = deadline
             n += 1
+        self.due = due
         self.arm_at(now, until)
+
+    def heard(self, vcpu, deadline, later, everybody):
+        """When a guest's APIC timer is to be looked at: never, if its VM waits for the processor anyway."""
+        if everybody or vcpu.compartment is self.compartment:
+            return deadline
+        if not vcpu.compartment.share.idle:
+            return ~R0
+        if deadline < later:
+            return later
+        return deadline
 
     def arm_at(self, now, moment):
         """Never nearer than `shortest`: a timer that fires too early is only armed again, and no guest's may fire without end."""
         if moment < now + self.shortest:
             moment = now + self.shortest
         self.armed = moment
+        self.too_late = moment + self.slice_ticks * 2
         timer.arm(moment - now)
 
     def nudge(self, deadline):
         """A deadline has been set while the timer is armed already: fire earlier if it comes first."""
-        if deadline != R0 and deadline < self.armed:
+        if self.is_nearer(deadline):
+            if deadline < self.due:
+                self.due = deadline
             self.arm_at(cpu.rdtsc(), deadline)
+
+    def is_nearer(self, deadline):
+        """Does it come before the timer fires? 0: never."""
+        return deadline - 1 < self.armed - 1
 
     def expire_timers(self, now):
         """Guests' APIC timers whose time has come."""
@@ -191,8 +368,11 @@ class Scheduler(object):
             vcpu = vcpus[n]
             deadline = vcpu.apic.deadline
             if deadline != R0 and passed(now, deadline):
+                slept = vcpu.halted
                 vcpu.apic.expire(now)
                 vcpu.wake_for_interrupt()
+                if slept and not vcpu.halted and vcpu.compartment is not self.compartment:
+                    self.woken = True
             n += 1
 
     def wake_time(self, compartment):
@@ -205,22 +385,34 @@ class Scheduler(object):
         return task.deadline
 
     def tick(self):
-        """The timer has fired: wake whom it is for, stop VMMs that are silent, end the slice if it is over."""
+        """The timer has fired: wake whom it is for, stop VMMs that are silent, end the slice if it is over or somebody has woken."""
         timer.acknowledge()
         self.account()
         now = self.since
+        if passed(now, self.due):
+            self.look_at_all(now)
+        elif self.compartment.task.owes:
+            self.look_at(self.compartment, now)
+        if passed(now, self.slice_end) or self.woken and passed(now, self.slice_start + self.turn_ticks):
+            interrupted = self.compartment
+            self.charge(now)
+            self.elect()
+            if self.compartment is interrupted:     # else its next slice begins with the next vCPU
+                self.take_turn()
+            return
+        self.take_turn()
+        if self.woken:
+            self.shorten(now)
+        self.arm_slice(now)
+
+    def look_at_all(self, now):
         n = 0
         while n < bounds.compartments:
-            self.look_at(compartments[n], now)
+            task = compartments[n].task
+            if task.deadline != NEVER or task.owes:
+                self.look_at(compartments[n], now)
             n += 1
         self.expire_timers(now)
-        if passed(now, self.slice_end):
-            self.take_turn()
-            if not self.choose_other():
-                self.start_slice(now)
-        else:
-            self.take_turn()
-            self.arm_slice(now)
 
     def look_at(self, compartment, now):
         task = compartment.task
@@ -230,14 +422,20 @@ class Scheduler(object):
             task.owed_ticks = self.silence_ticks + 1
         if task.deadline != NEVER and passed(now, task.deadline):
             task.deadline_passed()
+            if compartment is not self.compartment:
+                self.woken = True
         if task.owes and task.owed_ticks > self.silence_ticks:
             compartment.stop(ending.VMM_SILENT, R0)
+            self.woken = True
 
     def sleep(self):
-        """Nothing is ready: wait for an interrupt."""
+        """Nobody may run: wait for an interrupt, or for the next period if that will let somebody."""
         now = cpu.rdtsc()
         self.since = now
-        self.arm(now, now + self.slice_ticks * 100, True)
+        until = now + self.alone_ticks
+        if self.throttled:
+            until = self.period_end
+        self.arm(now, until, True)
         vector = cpu.wait_interrupt()
         if lines.is_line(vector):
             lines.arrive(vector)
@@ -248,11 +446,9 @@ class Scheduler(object):
             timer.acknowledge()
         now = cpu.rdtsc()
         self.since = now
-        n = 0
-        while n < bounds.compartments:
-            self.look_at(compartments[n], now)
-            n += 1
-        self.expire_timers(now)
+        self.charged = now
+        if passed(now, self.due):
+            self.look_at_all(now)
 
 
 scheduler = Scheduler()

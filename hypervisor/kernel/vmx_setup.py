@@ -166,14 +166,14 @@ class Setup(object):
             self.invvpid = r_uint(vmx.INVVPID_SINGLE)
 
     def timer_counts(self):
-        """A quarter of a slice on the preemption timer.
+        """A quarter of a period on the preemption timer.
 
         The local APIC's interrupt ends a run; this is a net below it. Bochs 2.7 needs the net: it masks external interrupts in
         a guest that is entered with IF clear, until the guest changes IF. (VMLAUNCH loads RFLAGS, and with it the mask,
         before the processor counts as in the guest.)
         """
         rate = cpu.rdmsr(r_uint(vmx.MSR_VMX_MISC)) & r_uint(vmx.MISC_TIMER_RATE)
-        ticks = timer.tsc_khz * r_uint(limit.SLICE_MICROSECONDS) // r_uint(4 * 1000)
+        ticks = timer.tsc_khz * r_uint(limit.PERIOD_MICROSECONDS) // r_uint(4 * 1000)
         counts = (ticks >> intmask(rate)) + 1
         if counts > LOW32:
             counts = LOW32

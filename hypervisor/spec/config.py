@@ -37,5 +37,5 @@ RAM_STEP = 2 << 20
 RAM_MOST = 3 << 30
 MOST_VCPUS = VCPUS_PER_VM
 MOST_VCPUS_TOGETHER = 15        # of all VMs
-MOST_PROMISED = WHOLE - MANAGER    # hundredths, of a core: its manager has the rest
+MOST_PROMISED = WHOLE - MANAGER    # hundredths, of the core that the manager lives on
 assert MOST_VCPUS_TOGETHER <= VCPUS

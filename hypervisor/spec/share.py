@@ -9,3 +9,4 @@ LEAST = 1                   # promised to every VM: whoever wants the processor 
 NO_CAP = 0
 WEIGHT = 100                # if nothing is said
 WEIGHT_MOST = 10000
+PERIOD_MICROSECONDS = 10000     # in which each has what it is promised, and no more than its cap
