@@ -34,7 +34,8 @@ assert 2 * limit.COMPARTMENTS + spec.MOST < audit.RECORDS
 
 
 class Cores(object):
-    """Of the first core. started: INIT was sent. last: the core that was started last, whose the one record is. end: behind the last frame given of a core's last module."""
+    """Of the first core. started: INIT was sent. last: the core that was started last, whose the one record is. end: behind the last frame
+    given of a core's last module."""
 
     def __init__(self):
         self.started = [False] * spec.MOST
