@@ -5,10 +5,13 @@ breaks a rule (hypervisor/spec/answer.py) ends the VM; the vCPU never runs on it
 """
 from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
+from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import memory
+from hypervisor.kernel import news as marks
 from hypervisor.kernel import panic, startup, state
 from hypervisor.kernel.compartment import VCPU
+from hypervisor.kernel.news import news
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
@@ -17,11 +20,13 @@ from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import answer as rules
 from hypervisor.spec.cpu import VECTORS
-from hypervisor.spec.vcpu import ACTIONS, ANSWER, COMPLETE, EXIT, GROUP_CONTROL, GROUP_FLOW, GROUPS, INJECT, RESUME
+from hypervisor.spec.vcpu import ACTIONS, ANSWER, COMPLETE, EXIT, GROUP_CONTROL, GROUP_FIELDS, GROUP_FLOW, GROUPS, INJECT, RESUME, STATE
+from hypervisor.spec.wire import STATE_START
 
 R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
 INJECTABLE = r_uint(sum(1 << number for number, name, _ in VECTORS if name != 'NMI' and number < 21))
+GROUP_PLACES = unrolling_iterable([(r_uint(_group), STATE[_names[0]], r_uint(8 * len(_names))) for _group, _names in GROUP_FIELDS])
 VMM_ENDINGS = r_uint(sum(1 << code for code in ending.VMM_MAY_SAY))
 
 # Bit `kind` is set where the action may answer that kind of exit.
@@ -40,18 +45,15 @@ def vcpu_run(caller, slot, deadline):
         tell(caller, vcpu)
         return
     if vcpu.outstanding or not vcpu.started:
-        rule = take_answer(vcpu)
-        if rule != 0:
-            caller.stop(ending.VMM_BAD_ANSWER, r_uint(rule))
-            return
-        vcpu.outstanding = False
-        vcpu.started = True
-        vcpu.ready = not vcpu.waiting
+        if vcpu.away:
+            pass_on(vcpu)
+        else:
+            rule = accept(vcpu)
+            if rule != 0:
+                caller.stop(ending.VMM_BAD_ANSWER, r_uint(rule))
+                return
         caller.task.owes = False
         caller.task.owed_ticks = R0
-        if vcpu.init:
-            vcpu.init = False
-            startup.init(vcpu)
     if caller.vcpu_count > 1:
         other = caller.untold()
         if other is not None:
@@ -70,6 +72,26 @@ def vcpu_run(caller, slot, deadline):
         scheduler.nudge(deadline)
     if vcpu.ready:
         scheduler.hand_over(caller, None, vcpu)
+
+
+def accept(vcpu):
+    """Take the answer that is in the vCPU's page, and let it run on. Returns 0 or the number of the broken rule."""
+    rule = take_answer(vcpu)
+    if rule == 0:
+        vcpu.outstanding = False
+        vcpu.started = True
+        vcpu.ready = not vcpu.waiting
+        if vcpu.init:
+            vcpu.init = False
+            startup.init(vcpu)
+    return rule
+
+
+def pass_on(vcpu):
+    """The answer is for the core that the vCPU lives on."""
+    vcpu.outstanding = False
+    vcpu.started = True
+    news.of_vcpu(vcpu, marks.ANSWER)
 
 
 def tell(compartment, vcpu):
@@ -172,7 +194,12 @@ def inject(vcpu, page):
 
 def write_state(vcpu, groups):
     """Fill the state part of the vCPU page."""
-    state.write(vcpu, groups)
+    if vcpu.away:
+        for group, start, size in GROUP_PLACES:
+            if groups & group != R0:
+                memory.copy(vcpu.page + start, vcpu.mirror + (start - STATE_START), size)
+    else:
+        state.write(vcpu, groups)
 
 
 def deliver(vcpu):
@@ -188,6 +215,14 @@ def deliver(vcpu):
     vcpu.outstanding = True
     vcpu.told = False
     vcpu.ready = False
+    if vcpu.compartment.is_branch():
+        news.of_vcpu(vcpu, marks.EXIT)
+    else:
+        announce(vcpu)
+
+
+def announce(vcpu):
+    """An exit is outstanding: the VMM hears of it, now if it waits for one."""
     task = vcpu.compartment.task
     task.owes = True
     if task.blocked == IN_VCPU_RUN:

@@ -5,9 +5,10 @@ Every argument is hostile. A call checks all of them before it changes anything,
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory
-from hypervisor.kernel import answer, interrupts, limit
+from hypervisor.kernel import answer, away, interrupts, limit
+from hypervisor.kernel import news as marks
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, LINK, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
+from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, LINK, NO_NAME, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
                                            compartments)
 from hypervisor.kernel.core import this
 from hypervisor.kernel.cores import cores
@@ -16,6 +17,7 @@ from hypervisor.kernel.frames import OTHER_CORE, frames
 from hypervisor.kernel.line import lines
 from hypervisor.kernel.link import links
 from hypervisor.kernel.mapping import map_frames, unmap_pages
+from hypervisor.kernel.news import news
 from hypervisor.kernel.ring import rings
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.task import IN_VCPU_RUN, IN_WAIT
@@ -23,6 +25,7 @@ from hypervisor.kernel.vcpu import vcpus
 from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import share as shares
+from hypervisor.spec.config import MAX_VMS
 from hypervisor.spec.context import AREA
 from hypervisor.spec.core import INIT, MEMORY, STARTUP
 from hypervisor.spec.cpu import RFLAGS_FIXED, RFLAGS_IF
@@ -64,7 +67,7 @@ def dispatch(caller):
     elif number == r_uint(call.TAKE):
         take(caller, a, b, c)
     elif number == r_uint(call.VCPU_CREATE):
-        vcpu_create(caller, a, b)
+        vcpu_create(caller, a, b, c, d)
     elif number == r_uint(call.RING_CREATE):
         ring_create(caller, a, b, c, d)
     elif number == r_uint(call.START):
@@ -89,6 +92,8 @@ def dispatch(caller):
         core_start(caller, a, b)
     elif number == r_uint(call.CORE_INSPECT):
         core_inspect(caller, a)
+    elif number == r_uint(call.JOIN):
+        away.join(caller, a, b, c)
     else:
         task.answer(status.BAD_CALL, R0)
 
@@ -375,7 +380,7 @@ def receive(caller, slot, frame, count):
     return frame >= first and frame + count <= first + caller.second[mine]
 
 
-def vcpu_create(caller, slot, target_slot):
+def vcpu_create(caller, slot, target_slot, core, name):
     target = other(caller, slot)
     if target is None:
         caller.task.answer(status.BAD_SLOT, R0)
@@ -386,7 +391,16 @@ def vcpu_create(caller, slot, target_slot):
     if not target.slot_free(target_slot):
         caller.task.answer(status.SLOT_IN_USE, R0)
         return
-    caller.task.answer(create_vcpu(target, intmask(target_slot)), R0)
+    here = core == r_uint(this.number)
+    if name >= r_uint(MAX_VMS) or not here and not links.is_peer(core) or not here and target.vcpu_count == 0:
+        caller.task.answer(status.BAD_RANGE, R0)
+        return
+    if not here and target.name == NO_NAME:
+        if away.find(this.number, intmask(name)) is not None:
+            caller.task.answer(status.BAD_STATE, R0)
+            return
+        target.name = intmask(name)
+    caller.task.answer(create_vcpu(target, intmask(target_slot), intmask(core)), R0)
 
 
 def ring_create(caller, from_slot, from_at, to_slot, to_at):
@@ -437,8 +451,12 @@ def start(caller, slot, entry, stack, argument):
     memory.store64(area + RDI, argument)
     memory.store64(area + AREA['RFLAGS'], r_uint(RFLAGS_FIXED | RFLAGS_IF))
     target.task.owes = target.vcpu_count > 0
-    target.task.wake()
-    scheduler.wake(target)
+    if target.others != 0:              # it begins when its vCPUs have their branches
+        target.to_offer = target.others
+        news.of_compartment(target, marks.OFFER)
+    else:
+        target.task.wake()
+        scheduler.wake(target)
     caller.task.answer(status.OK, R0)
 
 

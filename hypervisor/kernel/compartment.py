@@ -5,7 +5,10 @@ from hypervisor.hw import cpu
 from hypervisor.hw.audit import publish_root
 from hypervisor.kernel import limit
 from hypervisor.kernel.arena import Account, arena
+from hypervisor.kernel import news as marks
+from hypervisor.kernel.core import this
 from hypervisor.kernel.frames import FIRST_COMPARTMENT
+from hypervisor.kernel.news import news
 from hypervisor.kernel.paging import Space
 from hypervisor.kernel.share import Share
 from hypervisor.kernel.switch import switcher
@@ -25,6 +28,8 @@ RING_RECEIVER = 5       # number
 PORTS = 6               # first port, ports
 LINK = 7                # number of the other core
 
+NO_NAME = -1            # of a VM that lives on one core
+
 
 class Compartment(Account):
     """Number 0 is the manager's. A compartment is free while `used` is not set."""
@@ -43,7 +48,9 @@ class Compartment(Account):
         self.tag = r_uint(number)       # ASID and VPID: never 0, which is the host's
         self.vcpus = [None] * limit.VCPUS_PER_VM
         self.vcpu_count = 0
+        self.here = 0                   # of them, how many live on this core
         self.turn = 0                   # the vCPU that the scheduler looked at last
+        self.forget_others()
         self.share = Share()
         self.kinds = [EMPTY] * call.SLOTS
         self.first = [R0] * call.SLOTS
@@ -56,6 +63,24 @@ class Compartment(Account):
         self.pages_head = R0
         self.pages_tail = R0
         self.pages_count = 0
+
+    def forget_others(self):
+        """It is all on this core. `home` and `name` say which VM it is in messages between cores; a branch's home is another core. cores:
+        where each vCPU lives (spec/wire.py). Of cores, as bits: others, on which its vCPUs live; to_offer, offered, joined: that have yet to
+        hear of it, have heard, have a branch; to_stop: that are to be told that it has ended; leaving: that have not confirmed it."""
+        self.home = this.number
+        self.name = NO_NAME
+        self.cores = R0
+        self.others = 0
+        self.news = 0
+        self.to_offer = 0
+        self.offered = 0
+        self.joined = 0
+        self.to_stop = 0
+        self.leaving = 0
+
+    def is_branch(self):
+        return self.home != this.number
 
     def take_page(self):
         """A cleared page from the arena on this compartment's account. Returns its hpa, or 0."""
@@ -103,11 +128,10 @@ class Compartment(Account):
         publish_root(number * 2 + 1, r_uint(audit.KIND_NESTED), number, self.nested.root)
 
     def stop(self, how, detail):
-        """End it: nothing of it runs again, its kernel pages are free, its creator is told. Its frames stay its own until
-        the creator takes them."""
-        if self.state == call.STATE_ENDED:
+        """End it: nothing of it runs again, its kernel pages are free, its creator is told. Its frames stay its own until the creator takes
+        them. Where vCPUs of it run on other cores all of that comes when these have said that they run no longer."""
+        if self.state == call.STATE_ENDED or self.leaving != 0:
             return
-        self.state = call.STATE_ENDED
         self.how = how
         self.detail = detail
         self.task.ready = False
@@ -118,6 +142,27 @@ class Compartment(Account):
         while n < self.vcpu_count:
             self._stop_vcpu(self.vcpus[n])
             n += 1
+        self.to_offer = 0
+        self.leaving = self.offered
+        self.to_stop = self.offered
+        if self.leaving != 0:
+            news.of_compartment(self, marks.STOP)
+            return
+        if self.is_branch():
+            news.of_compartment(self, marks.ENDED)
+        self.finish()
+
+    def leave(self, core):
+        """Another core runs nothing of it any more."""
+        self.to_stop &= ~(1 << core)
+        if self.leaving != 0:
+            self.leaving &= ~(1 << core)
+            if self.leaving == 0:
+                self.finish()
+
+    def finish(self):
+        """Nobody runs it."""
+        self.state = call.STATE_ENDED
         self.space.close()
         self.nested.close()
         self.publish()
@@ -132,6 +177,7 @@ class Compartment(Account):
         vcpu.outstanding = False
         vcpu.halted = False
         vcpu.apic.deadline = R0
+        vcpu.news = 0
         switcher.release(vcpu)
         self.vcpu_ticks += vcpu.ticks
         vcpu.settle()
@@ -207,7 +253,7 @@ class Compartment(Account):
         n = 0
         while n < self.vcpu_count:
             other = self.vcpus[n]
-            if other is not None and other is not vcpu and not other.is_stopped():
+            if other is not None and other is not vcpu and (other.away or not other.is_stopped()):
                 return True
             n += 1
         return False

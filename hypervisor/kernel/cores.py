@@ -50,7 +50,7 @@ class Cores(object):
             return refusal.NONE
         if not loader.has(TRAMPOLINE, TRAMPOLINE + PAGE):
             return refusal.NO_TRAMPOLINE
-        count = r_uint(this.count * (this.count + 1))
+        count = r_uint(spec.CHANNELS * this.count * (this.count + 1))
         first = inventory.take_frames(count)
         if first == R0:
             return refusal.NO_MEMORY

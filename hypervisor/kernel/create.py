@@ -3,9 +3,13 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import image, memory
 from hypervisor.kernel import limit
+from hypervisor.kernel import news as marks
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.compartment import COMPARTMENT, EMPTY, REGION, RING_RECEIVER, RING_SENDER, VCPU, bounds, compartments
+from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, NO_NAME, REGION, RING_RECEIVER, RING_SENDER, VCPU, bounds,
+                                           compartments)
 from hypervisor.kernel.core import this
+from hypervisor.kernel.news import news
+from hypervisor.kernel.offer import core_of
 from hypervisor.kernel.paging import TASK_TABLE, kernel_leaf, task_leaf
 from hypervisor.kernel.ring import rings
 from hypervisor.kernel.switch import switcher
@@ -47,9 +51,11 @@ def open_compartment(compartment):
     compartment.detail = R0
     compartment.signals = R0
     compartment.vcpu_count = 0
+    compartment.here = 0
     compartment.vcpu_ticks = R0
     compartment.creator = None
     compartment.share.open()
+    compartment.forget_others()
     n = 0
     while n < kinds.COUNT:
         compartment.counts[n] = R0
@@ -107,8 +113,8 @@ def map_entry_range(compartment, address, end, rights):
     return status.OK
 
 
-def create_vcpu(compartment, slot):
-    """Returns a status; on OK the compartment's own slot holds the capability."""
+def create_vcpu(compartment, slot, core):
+    """core: on which it is to live, below MOST. Returns a status; on OK the compartment's own slot holds the capability."""
     if compartment.vcpu_count >= limit.VCPUS_PER_VM:
         return status.NO_ROOM
     n = 0
@@ -119,15 +125,72 @@ def create_vcpu(compartment, slot):
     vcpu = vcpus[n]
     vcpu.compartment = compartment
     vcpu.index = compartment.vcpu_count
-    code = open_vcpu(vcpu, compartment)
+    vcpu.core = core
+    vcpu.away = core != this.number
+    if vcpu.away:
+        code = open_away(vcpu, compartment)
+    else:
+        code = open_vcpu(vcpu, compartment)
     if code != status.OK:
         vcpu.compartment = None
         return code
     compartment.vcpus[vcpu.index] = vcpu
     compartment.vcpu_count += 1
+    compartment.cores |= r_uint(core) << (4 * vcpu.index)
+    if vcpu.away:
+        compartment.others |= 1 << core
+    else:
+        compartment.here += 1
     bounds.include(compartment)
     compartment.set_slot(slot, VCPU, r_uint(n), R0)
     return status.OK
+
+
+def open_away(vcpu, compartment):
+    """What stands here for a vCPU of another core. At its VM's home it has the page that it shares with its VMM, and what came with its exit."""
+    vcpu.control = R0
+    vcpu.control_hpa = R0
+    reset_common(vcpu)
+    if compartment.is_branch():
+        return status.OK
+    mirror = compartment.take_page()
+    vcpu.page_hpa = compartment.take_page()
+    if mirror == R0 or vcpu.page_hpa == R0:
+        return status.NO_MEMORY
+    vcpu.page = arena.hva(vcpu.page_hpa)
+    vcpu.mirror = arena.hva(mirror)
+    return map_vcpu_page(vcpu, compartment)
+
+
+def map_vcpu_page(vcpu, compartment):
+    address = r_uint(VCPU_PAGE) + r_uint(vcpu.index) * PAGE
+    return compartment.space.map(compartment, address, vcpu.page_hpa, task_leaf(call.READ | call.WRITE, False), 0)
+
+
+def create_branch(creator, slot, core, name, offer):
+    """The vCPUs of VM `name` of `core` that are to live here. Returns a status; on OK the creator's slot holds the capability."""
+    code = create_compartment(creator, slot)
+    if code != status.OK:
+        return code
+    compartment = compartments[intmask(creator.first[slot])]
+    compartment.home = core
+    compartment.name = name
+    compartment.nested.root = offer.root            # the home's own, which this kernel does not map
+    n = 0
+    while n < offer.count and code == status.OK:
+        code = create_vcpu(compartment, call.SLOT_VCPU + n, intmask(core_of(offer.cores, n)))
+        n += 1
+    if code == status.OK:
+        news.of_compartment(compartment, marks.JOINED)
+        compartment.state = call.STATE_RUNNING
+        return code
+    compartment.name = NO_NAME                      # what ends here has never been
+    compartment.home = this.number
+    compartment.others = 0
+    compartment.creator = None
+    compartment.stop(ending.NOT_STARTED, r_uint(code))
+    release_compartment(creator, compartment, slot)
+    return code
 
 
 def open_vcpu(vcpu, compartment):
@@ -150,12 +213,11 @@ def open_vcpu(vcpu, compartment):
     code = switcher.vendor.create(vcpu)
     if code != status.OK:
         return code
-    address = r_uint(VCPU_PAGE) + r_uint(vcpu.index) * PAGE
-    return compartment.space.map(compartment, address, vcpu.page_hpa, task_leaf(call.READ | call.WRITE, False), 0)
+    return map_vcpu_page(vcpu, compartment)
 
 
-def reset_vcpu(vcpu):
-    """What the kernel itself keeps of a vCPU, as after a reset."""
+def reset_common(vcpu):
+    """What there is of every vCPU, wherever it lives."""
     vcpu.ready = False
     vcpu.started = False
     vcpu.outstanding = False
@@ -164,12 +226,25 @@ def reset_vcpu(vcpu):
     vcpu.waiting = vcpu.index > 0
     vcpu.init = False
     vcpu.attention = False
-    vcpu.nmi_blocked = False
-    vcpu.stepping = 0
+    vcpu.news = 0
+    vcpu.untold = 0
+    vcpu.to_raise = 0
     vcpu.apic.reset(vcpu.index)
     vcpu.apic.tsc_offset = R0
-    vcpu.flush = True
     vcpu.ticks = R0
+    n = 0
+    while n < kinds.COUNT:
+        vcpu.counts[n] = R0
+        n += 1
+    vcpu.forget_quick()
+
+
+def reset_vcpu(vcpu):
+    """What the kernel itself keeps of a vCPU that lives here, as after a reset."""
+    reset_common(vcpu)
+    vcpu.nmi_blocked = False
+    vcpu.stepping = 0
+    vcpu.flush = True
     vcpu.event = R0
     vcpu.event_error = R0
     vcpu.xcr0 = r_uint(1)
@@ -183,15 +258,12 @@ def reset_vcpu(vcpu):
     memory.clear(vcpu.fpu, r_uint(xsave.BYTES))
     memory.store16(vcpu.fpu, FPU_CONTROL_RESET)
     memory.store32(vcpu.fpu + xsave.MXCSR, MXCSR_RESET)
-    n = 0
-    while n < kinds.COUNT:
-        vcpu.counts[n] = R0
-        n += 1
-    vcpu.forget_quick()
 
 
 def release_compartment(creator, compartment, slot):
-    """An ended compartment without regions becomes free for the next CREATE."""
+    """An ended compartment without regions becomes free for the next CREATE. A branch first tells its home all that it has to."""
+    if compartment.is_branch() and (compartment.news != 0 or compartment.name != NO_NAME):
+        return status.IN_USE
     n = 0
     while n < call.SLOTS:
         if compartment.kinds[n] == REGION:
@@ -209,6 +281,8 @@ def release_compartment(creator, compartment, slot):
             compartment.vcpus[n] = None
         n += 1
     compartment.vcpu_count = 0
+    compartment.here = 0
+    compartment.forget_others()
     compartment.used = False
     bounds.shrink()
     creator.set_slot(slot, EMPTY, R0, R0)

@@ -4,7 +4,6 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import memory
 from hypervisor.kernel import answer, hypercall, interrupts, state
 from hypervisor.kernel.line import lines
-from hypervisor.kernel.link import links
 from hypervisor.kernel.quick import is_pat
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import XCR0_X87, switcher
@@ -83,7 +82,7 @@ def interrupt(vector):
         scheduler.favour(lines.arrive(vector))
     elif vector == r_uint(bits.VECTOR_DOORBELL):
         timer.acknowledge()
-        scheduler.favour(links.arrive())
+        scheduler.favour(scheduler.bell.answer())
     elif vector != r_uint(bits.VECTOR_SPURIOUS) and vector >= r_uint(32):
         timer.acknowledge()
 

@@ -7,12 +7,16 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu
 from hypervisor.kernel import answer, startup
+from hypervisor.kernel import news as marks
+from hypervisor.kernel.news import news
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
+from hypervisor.kernel.task import IN_ASK, NEVER
 from hypervisor.spec import call, status
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import lapic as spec
+from hypervisor.spec import wire
 
 R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
@@ -84,11 +88,42 @@ def interrupt(caller, vcpu, kind, vector, destination):
     if kind <= r_uint(call.INTERRUPT_NMI):
         reached = message(caller, kind, vector, destination)
     elif kind == r_uint(call.INTERRUPT_RESET):
+        if vcpu.away:
+            ask(caller, vcpu, wire.RESET, R0, R0)
+            return
         reset(caller, vcpu)
+    elif vcpu.away:
+        work_extint_away(vcpu, kind == r_uint(call.INTERRUPT_EXTINT_ON))
     else:
         vcpu.apic.extint = kind == r_uint(call.INTERRUPT_EXTINT_ON)
         vcpu.wake_for_interrupt()
     caller.task.answer(status.OK, r_uint(reached))
+
+
+def ask(caller, vcpu, what, offset, value):
+    """The vCPU lives on another core: its VMM waits for what is said there."""
+    vcpu.ask = what
+    vcpu.ask_offset = offset
+    vcpu.ask_value = value
+    news.of_vcpu(vcpu, marks.ASK)
+    caller.task.block(IN_ASK, NEVER)
+
+
+def work_extint_away(vcpu, on):
+    vcpu.to_raise &= ~(wire.RAISE_EXTINT_ON | wire.RAISE_EXTINT_OFF)
+    if on:
+        vcpu.to_raise |= wire.RAISE_EXTINT_ON
+    else:
+        vcpu.to_raise |= wire.RAISE_EXTINT_OFF
+    news.of_vcpu(vcpu, marks.RAISE)
+
+
+def raised(vcpu):
+    """Its APIC has been sent something."""
+    if vcpu.away:
+        news.of_vcpu(vcpu, marks.RAISE)
+    else:
+        vcpu.wake_for_interrupt()
 
 
 def message(compartment, kind, vector, destination):
@@ -108,7 +143,7 @@ def message(compartment, kind, vector, destination):
                 other.apic.nmi = True
             else:
                 other.apic.request(intmask(vector), kind == r_uint(call.INTERRUPT_LEVEL))
-            other.wake_for_interrupt()
+            raised(other)
             reached += 1
         n += 1
     return reached
@@ -119,6 +154,8 @@ def reset(compartment, vcpu):
     if vcpu.started:
         startup.init(vcpu)
     vcpu.apic.reset(vcpu.index)
+    news.of_address(vcpu)
+    vcpu.news &= ~marks.EXIT
     vcpu.outstanding = False
     vcpu.init = False
     if vcpu.index == 0:
@@ -131,15 +168,22 @@ def access(caller, vcpu, offset, write, value):
     """VCPU_APIC: a register of the xAPIC page."""
     if offset > r_uint(0x3ff) or offset & r_uint(15) != R0:
         caller.task.answer(status.BAD_RANGE, R0)
-        return
-    result = R0
-    if write == R0:
-        result = vcpu.apic.read(intmask(offset), cpu.rdtsc())
+    elif not vcpu.away:
+        caller.task.answer(status.OK, accessed(vcpu, intmask(offset), write != R0, value & LOW32))
+    elif write != R0:
+        ask(caller, vcpu, wire.APIC_WRITE, offset, value & LOW32)
     else:
-        ended = write_register(vcpu, intmask(offset), value & LOW32)
-        if ended >= 0:
-            result = r_uint(1 + ended)
-    caller.task.answer(status.OK, result)
+        ask(caller, vcpu, wire.APIC_READ, offset, R0)
+
+
+def accessed(vcpu, offset, write, value):
+    """Read or write it. Returns what VCPU_APIC answers."""
+    if not write:
+        return vcpu.apic.read(offset, cpu.rdtsc())
+    ended = write_register(vcpu, offset, value)
+    if ended >= 0:
+        return r_uint(1 + ended)
+    return R0
 
 
 # Registers
@@ -156,6 +200,8 @@ def write_register(vcpu, offset, value):
     else:
         apic.write(offset, value, cpu.rdtsc())
         scheduler.nudge(apic.deadline)
+        if offset == spec.LDR or offset == spec.DFR or offset == spec.SPURIOUS:
+            news.of_address(vcpu)
     vcpu.wake_for_interrupt()
     return ended
 
@@ -202,6 +248,9 @@ def is_release(command):
 def arrive(other, command):
     """One vCPU gets the message."""
     mode = intmask((command >> 8) & 7)
+    if other.away and (mode == spec.STARTUP or mode == spec.INIT):
+        arrive_away(other, mode, command)
+        return
     if mode == spec.FIXED or mode == spec.LOWEST:
         other.apic.request(intmask(command & r_uint(0xff)), False)
     elif mode == spec.NMI:
@@ -217,7 +266,21 @@ def arrive(other, command):
         elif other.started:
             startup.init(other)
         return
-    other.wake_for_interrupt()
+    raised(other)
+
+
+def arrive_away(other, mode, command):
+    """INIT and STARTUP for a vCPU of another core: an INIT takes back what has been raised and not sent."""
+    if mode == spec.STARTUP:
+        other.to_raise |= wire.RAISE_STARTUP
+        other.startup_vector = command & r_uint(0xff)
+    elif is_release(command):
+        return
+    else:
+        extint = other.to_raise & (wire.RAISE_EXTINT_ON | wire.RAISE_EXTINT_OFF)
+        other.forget_requests()
+        other.to_raise = extint | wire.RAISE_INIT
+    news.of_vcpu(other, marks.RAISE)
 
 
 # MSRs
@@ -261,6 +324,7 @@ def write_msr(vcpu, number, value):
     if number == r_uint(bits.MSR_APIC_BASE):
         if not apic.write_base(value):
             return False
+        news.of_address(vcpu)
         vcpu.wake_for_interrupt()
     elif number == r_uint(bits.MSR_TSC_DEADLINE):
         apic.write_deadline(value)

@@ -202,6 +202,14 @@ class Lapic(object):
     def is_level(self, vector):
         return (self.tmr[(vector >> 6) & 3] >> (vector & 63)) & 1 != R0
 
+    def forget_requests(self):
+        n = 0
+        while n < WORDS:
+            self.irr[n] = R0
+            self.tmr[n] = R0
+            n += 1
+        self.nmi = False
+
     def has_request(self):
         """Is any vector requested, whatever holds it back?"""
         return self.irr[0] | self.irr[1] | self.irr[2] | self.irr[3] != R0

@@ -1,4 +1,5 @@
 """Byte streams between this core and the others, in pages that one core writes and one other reads; a doorbell says that there is news.
+There are two sets of them: `links` for the managers, `wires` for what the kernels say to each other (wire.py).
 
 A link has two directions. Each has a count of the bytes ever put in, which the sender keeps in its status page, and one of the bytes
 ever taken out, which the receiver keeps in its own; a core takes its own counts from private memory and believes nobody else's further
@@ -45,10 +46,11 @@ class Link(object):
         self.seen_state = R0
 
 
-class Links(object):
-    """base: hva of the first core's outbox; 0 while there are no pages."""
+class Channel(object):
+    """base: hva of the first core's outbox of the first channel; 0 while there are no pages. channel: which one this is."""
 
-    def __init__(self):
+    def __init__(self, channel):
+        self.channel = channel
         self.base = R0
         self.number = 0
         self.count = 1
@@ -68,14 +70,18 @@ class Links(object):
     # -- pages
 
     def place(self, core, page):
-        """Offset of a page from the first core's outbox. page: the core that may read it; `count` for the status page."""
-        return r_uint(core * (self.count + 1) + page) * PAGE
+        """Offset of a page from `base`. page: the core that may read it; `count` for the status page."""
+        return r_uint((self.channel * self.count + core) * (self.count + 1) + page) * PAGE
 
     def bytes_page(self, sender, receiver):
         return self.base + self.place(sender, receiver)
 
     def status_page(self, core):
         return self.base + self.place(core, self.count)
+
+    def state_page(self, core):
+        """The status page that also says how the core is: that of the first channel."""
+        return self.base + r_uint(core * (self.count + 1) + self.count) * PAGE
 
     def map(self, space, owner):
         """Map what is this core's to write, and what others have written for it. Returns a status."""
@@ -109,17 +115,7 @@ class Links(object):
 
     def state(self, core):
         """ABSENT, RUNNING or DEAD, as the core itself says."""
-        return memory.load64(self.status_page(core) + STATE)
-
-    def say_state(self, state):
-        """Tell all others how this core is; there may be none."""
-        if self.base == R0:
-            return
-        memory.store64(self.status_page(self.number) + STATE, r_uint(state))
-        core = 0
-        while core < self.count:
-            self.ring(core)
-            core += 1
+        return memory.load64(self.state_page(core) + STATE)
 
     def ring(self, core):
         """Have another core look at its links, if it listens."""
@@ -135,34 +131,53 @@ class Links(object):
             return R0
         return CAPACITY - used
 
-    def put(self, core, source, count):
-        """Copy up to count bytes from hva `source`. Returns how many fitted."""
+    def room_for(self, core, count):
+        """Up to count bytes: how many fit now. If not all do, the core rings when it has taken something."""
         link = self.links[core]
-        own = self.status_page(self.number)
+        starved = self.status_page(self.number) + STARVED + of(core)
         room = self.room(core)
         if count > room:
-            memory.store64(own + STARVED + of(core), R1)
+            memory.store64(starved, R1)
             memory.fence()
             room = self.room(core)
         link.starved = count > room
         if link.starved:
-            count = room
-        else:
-            memory.store64(own + STARVED + of(core), R0)
-        if count == R0:
-            return R0
+            return room
+        memory.store64(starved, R0)
+        return count
+
+    def put(self, core, source, count):
+        """Copy up to count bytes from hva `source`. Returns how many fitted."""
+        count = self.room_for(core, count)
+        if count != R0:
+            self.copy_in(core, source, count)
+        return count
+
+    def put_whole(self, core, source, count):
+        """Copy count bytes or, if they do not fit, none. Returns whether they did."""
+        if self.room_for(core, count) != count:
+            return False
+        self.copy_in(core, source, count)
+        return True
+
+    def copy_in(self, core, source, count):
+        link = self.links[core]
         move(self.bytes_page(self.number, core), source, link.head, count, True)
         link.head += count
-        memory.store64(own + HEAD + of(core), link.head)
+        memory.store64(self.status_page(self.number) + HEAD + of(core), link.head)
         self.ring(core)
+
+    def waiting(self, core):
+        """How many bytes the core has put in that were not taken out; none when its count cannot be true."""
+        count = memory.load64(self.status_page(core) + HEAD + of(self.number)) - self.links[core].tail
+        if count > CAPACITY:
+            return R0
         return count
 
     def get(self, core, target, most):
         """Copy up to `most` bytes to hva `target`. Returns how many there were."""
         link = self.links[core]
-        count = memory.load64(self.status_page(core) + HEAD + of(self.number)) - link.tail
-        if count > CAPACITY:
-            return R0
+        count = self.waiting(core)
         if count > most:
             count = most
         if count == R0:
@@ -174,6 +189,20 @@ class Links(object):
         if memory.load64(self.status_page(core) + STARVED + of(self.number)) != R0:
             self.ring(core)
         return count
+
+
+class Links(Channel):
+    """The managers'. How a core is, and what it leaves when it dies, is in the same status pages."""
+
+    def say_state(self, state):
+        """Tell all others how this core is; there may be none."""
+        if self.base == R0:
+            return
+        memory.store64(self.status_page(self.number) + STATE, r_uint(state))
+        core = 0
+        while core < self.count:
+            self.ring(core)
+            core += 1
 
     def arrive(self):
         """The doorbell: signal the manager for each core that has news. Returns whose compartment that is, NOBODY when there are none."""
@@ -220,4 +249,5 @@ class Links(object):
         memory.copy(target + 8, page + spec.STATUS_TEXT, count)
 
 
-links = Links()
+links = Links(spec.MANAGERS)
+wires = Channel(spec.KERNELS)

@@ -6,8 +6,10 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
 from hypervisor.kernel import calls, exits, interrupts, panic
+from hypervisor.kernel.news import news
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
+from hypervisor.kernel.wire import wire
 from hypervisor.spec import call, ending
 from hypervisor.spec.context import AREA
 
@@ -21,6 +23,8 @@ def run_forever():
 
 def step():
     """One context, one exit."""
+    if news.any:
+        wire.flush()
     scheduler.pick()
     vcpu = scheduler.vcpu
     if vcpu is None:

@@ -4,13 +4,13 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.hw import cpu, image, memory
 from hypervisor.hw.audit import publish_root
 from hypervisor.hw.heap import seal_heap
-from hypervisor.kernel import loop, panic, serial
+from hypervisor.kernel import away, loop, panic, serial
 from hypervisor.kernel.apic import apic
 from hypervisor.kernel.core import this
 from hypervisor.kernel.cores import cores
 from hypervisor.kernel.first import load_manager, relocate_manager, vendor_number
 from hypervisor.kernel.inventory import inventory
-from hypervisor.kernel.link import links
+from hypervisor.kernel.link import links, wires
 from hypervisor.kernel.multiboot import loader
 from hypervisor.kernel.root import root
 from hypervisor.kernel.scheduler import scheduler
@@ -19,6 +19,7 @@ from hypervisor.kernel.svm import Svm
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vmx import Vmx
+from hypervisor.kernel.wire import wire
 from hypervisor.spec import audit, boot, core, refusal, status
 from hypervisor.spec import cpu as bits
 
@@ -39,6 +40,7 @@ def kernel_start(magic, information):
         panic.refuse(code)
     seal_heap()
     links.say_state(core.RUNNING)
+    away.receive()              # what came before this core listened
     loop.run_forever()
 
 
@@ -70,10 +72,13 @@ def start(magic, information):
     relocate_manager()
     apic.relocate()
     links.relocate()
+    wires.relocate()
     switcher.open(vendor)
     code = vendor.enable()
     if code != refusal.NONE:
         return code
+    if not wire.open() or not away.inbox.open():
+        return refusal.NO_MEMORY
     timer.start()
     scheduler.open()
     return refusal.NONE
@@ -82,11 +87,13 @@ def start(magic, information):
 def open_timer_and_cores():
     """The first core measures, and looks for others; it tells them the rates. Returns a refusal or NONE."""
     if not this.is_first():
+        wires.open()
         return timer.open_again(memory.load64(this.record + core.HANDOVER['TSC_KHZ']), memory.load64(this.record + core.HANDOVER['RATIO']))
     code = timer.open()
     if code == refusal.NONE:
         code = cores.open()
         links.open()
+        wires.open()
     return code
 
 

@@ -114,6 +114,9 @@ def unmap_pages(task, target, address, count, rights):
         task.answer(code, R0)
         return
     guest = rights & GUEST != R0
+    if guest and target.others != 0:
+        task.answer(status.BAD_STATE, R0)       # other cores' translations would stay
+        return
     space = target.space
     if guest:
         space = target.nested

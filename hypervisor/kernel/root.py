@@ -6,7 +6,7 @@ from hypervisor.kernel.apic import apic
 from hypervisor.kernel.arena import Account
 from hypervisor.kernel.core import this
 from hypervisor.kernel.inventory import inventory
-from hypervisor.kernel.link import links
+from hypervisor.kernel.link import links, wires
 from hypervisor.kernel.paging import KERNEL_TABLE, Space, kernel_leaf
 from hypervisor.spec import status
 from hypervisor.spec.call import EXECUTE, READ, WRITE
@@ -35,6 +35,8 @@ class Root(Space):
             code = self.map(owner, r_uint(DEVICE_BASE), apic.base(), bits, 0)
         if code == status.OK:
             code = links.map(self, owner)
+        if code == status.OK:
+            code = wires.map(self, owner)
         return code
 
     def _range(self, owner, first, last, rights):

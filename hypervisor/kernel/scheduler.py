@@ -9,7 +9,6 @@ from hypervisor.hw import cpu
 from hypervisor.kernel import limit
 from hypervisor.kernel.compartment import bounds, compartments
 from hypervisor.kernel.line import lines
-from hypervisor.kernel.link import links
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import vcpus
@@ -25,10 +24,19 @@ def passed(now, moment):
     return now >= moment
 
 
+class Bell(object):
+    """What is done about a doorbell (away.py, which needs the scheduler itself)."""
+
+    def answer(self):
+        """Returns whose compartment it concerns first of all, or a negative number."""
+        return -1
+
+
 class Scheduler(object):
     """compartment, vcpu: what runs now; vcpu is None when it is the compartment's task."""
 
     def __init__(self):
+        self.bell = Bell()
         self.compartment = compartments[0]
         self.vcpu = None
         self.since = R0             # TSC when the running context began
@@ -279,7 +287,7 @@ class Scheduler(object):
     def arm_slice(self, now):
         """vCPUs of one VM take shorter turns within their slice: they wait for one another more than VMs do."""
         until = self.slice_end
-        if self.compartment.vcpu_count > 1 and now + self.turn_ticks < until:
+        if self.compartment.here > 1 and now + self.turn_ticks < until:
             until = now + self.turn_ticks
         task = self.compartment.task
         if task.owes and now + (self.silence_ticks - task.owed_ticks) < until:
@@ -289,7 +297,7 @@ class Scheduler(object):
     def take_turn(self):
         """The timer has fired within a slice: the next vCPU of the same VM, if there is one; when its VMM is at work, after that."""
         compartment = self.compartment
-        if compartment.vcpu_count <= 1:
+        if compartment.here <= 1:
             return
         if self.vcpu is None:
             self.turn_over = True
@@ -441,7 +449,7 @@ class Scheduler(object):
             lines.arrive(vector)
         elif vector == r_uint(VECTOR_DOORBELL):
             timer.acknowledge()
-            links.arrive()
+            self.bell.answer()
         else:
             timer.acknowledge()
         now = cpu.rdtsc()

@@ -6,6 +6,7 @@ Source: Intel SDM Vol. 3A, "Multiple-Processor (MP) Initialization", "Processor 
 from rpython.rlib.rarithmetic import r_uint
 from rpython.rlib.unroll import unrolling_iterable
 
+from hypervisor.kernel.news import news
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.vcpu import RDX
 from hypervisor.spec import cpu as bits
@@ -43,6 +44,7 @@ def init(vcpu):
     switcher.forget_debug(vcpu)
     place(vcpu, r_uint(0xf000), r_uint(0xffff0000), r_uint(0xfff0))
     vcpu.apic.init()
+    news.of_address(vcpu)
     vcpu.halted = False
     vcpu.attention = True
     vcpu.waiting = vcpu.index > 0

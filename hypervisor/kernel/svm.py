@@ -446,7 +446,7 @@ class Svm(Vendor):
 
     def switch(self, old, new):
         """VMSAVE and VMLOAD exchange all registers at every run. The vCPUs of a VM share an ASID, so one does not keep another's translations."""
-        if new.compartment.vcpu_count > 1:
+        if new.compartment.here > 1:
             new.flush = True
 
 

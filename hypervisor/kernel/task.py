@@ -9,7 +9,7 @@ from hypervisor.spec.context import AREA
 R0 = r_uint(0)
 
 # Why a task is not ready
-NOT_BLOCKED, IN_WAIT, IN_VCPU_RUN = 0, 1, 2
+NOT_BLOCKED, IN_WAIT, IN_VCPU_RUN, IN_ASK = 0, 1, 2, 3     # IN_ASK: for what another core has to say about a vCPU
 
 NEVER = r_uint(0)
 

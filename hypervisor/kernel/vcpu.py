@@ -36,6 +36,18 @@ class Vcpu(Context):
         self.step_dr6 = R0          # the guest's DR6 until then
         self.once = False           # the next exit is not for the quick path: something is to be done before the entry after it
         self.flush = False          # nested translations must be dropped before the next entry
+        # Of a VM on several cores
+        self.away = False           # it lives on another core; here are its capability, its page, and what its APIC answers to
+        self.core = 0               # which one
+        self.news = 0               # what has to be told (news.py)
+        self.untold = 0             # bit n: core n does not know yet what its APIC answers to
+        self.ask = 0                # away: what its VMM waits for (spec/wire.py ASK_FIELDS)
+        self.ask_offset = R0
+        self.ask_value = R0
+        self.result = R0            # the other end of that
+        self.to_raise = 0           # away: what is to be sent besides what is in `apic` (spec/wire.py FLAGS)
+        self.startup_vector = R0
+        self.mirror = R0            # away: hva of its state, as it came with its exit
         # Memory
         self.area = R0              # hva of the register area (spec/context.py AREA)
         self.cpuid = R0             # hva of the CPUID table
@@ -105,8 +117,13 @@ class Vcpu(Context):
             self.ready = True
 
     def is_stopped(self):
-        """Does it wait for what only another vCPU, or an NMI, can send?"""
+        """Does it wait for what only another vCPU, or an NMI, can send? Of one that lives elsewhere that is not known here."""
         return self.waiting or self.halted and self.deaf
+
+    def forget_requests(self):
+        """Away: what has been raised here is on its way, or is to be forgotten."""
+        self.apic.forget_requests()
+        self.to_raise = 0
 
     def gpr(self, offset):
         """A general register; offset: spec/context.py AREA, all but RSP (a state field)."""

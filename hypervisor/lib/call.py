@@ -72,8 +72,14 @@ def take_batch(compartment, target, slot):
     return _call(call.TAKE, r_uint(compartment), r_uint(target), r_uint(slot))
 
 
-def vcpu_create(compartment, target):
-    return _call(call.VCPU_CREATE, r_uint(compartment), r_uint(target))
+def vcpu_create(compartment, target, core, name):
+    """core: on which it is to live; name: the VM's number, by which another core's manager asks for it."""
+    return _call(call.VCPU_CREATE, r_uint(compartment), r_uint(target), r_uint(core), r_uint(name))
+
+
+def join(slot, core, name):
+    """Make in `slot` the branch of VM `name` of another core."""
+    return _call(call.JOIN, r_uint(slot), r_uint(core), r_uint(name))
 
 
 def ring_create(source, source_slot, to, to_slot):

@@ -20,7 +20,7 @@ TABLE = [
     (6, 'CREATE', ['slot'], '0'),
     (7, 'GIVE', ['compartment', 'region', 'first', 'count', 'target'], 'frames done'),
     (8, 'TAKE', ['compartment', 'target', 'slot'], 'frames left'),
-    (9, 'VCPU_CREATE', ['compartment', 'target'], '0'),
+    (9, 'VCPU_CREATE', ['compartment', 'target', 'core', 'name'], '0'),
     (10, 'RING_CREATE', ['from', 'from_slot', 'to', 'to_slot'], '0'),
     (11, 'START', ['compartment', 'entry', 'stack', 'argument'], '0'),
     (12, 'STOP', ['compartment', 'how', 'detail'], '0'),
@@ -34,6 +34,7 @@ TABLE = [
     (20, 'CORE_GIVE', ['core', 'region', 'first', 'count', 'module', 'bytes'], 'frames done'),
     (21, 'CORE_START', ['core', 'step'], '0'),
     (22, 'CORE_INSPECT', ['core'], 'state'),
+    (23, 'JOIN', ['slot', 'core', 'name'], '0'),
 ]
 for _number, _name, _arguments, _value in TABLE:
     globals()[_name] = _number

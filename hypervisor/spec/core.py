@@ -30,6 +30,11 @@ STATUS_TEXT_BYTES = 3072
 assert STATUS['END'] <= STATUS_TEXT and STATUS_TEXT + STATUS_TEXT_BYTES == 4096
 CAPACITY = 4096                 # of a page of bytes
 
+# All of that is there once for each channel: one for the managers' streams, one for the kernels' own messages (spec/wire.py). How a core is,
+# and its last words, are in the status page of the first.
+CHANNELS = 2
+MANAGERS, KERNELS = 0, 1
+
 # STATE
 ABSENT, RUNNING, DEAD = 0, 1, 2
 

@@ -18,6 +18,7 @@ TABLE = [
     (13, 'BAD_STATE', 'the object is not in a state that allows this call'),
     (14, 'BAD_ANSWER', 'the answer of the VMM breaks a rule'),
     (15, 'PROMISED', 'the processor has not so much time left to promise'),
+    (16, 'NOT_OFFERED', 'the other core has not offered this VM yet'),
 ]
 
 NAMES = dict((code, name) for code, name, _ in TABLE)

@@ -175,11 +175,12 @@ def test_cores_share_nothing_but_text_and_pages_with_one_writer(two_cores, machi
     (kernel_one,) = [root.address for root in roots[1] if root.kind == KERNEL]
     device = memory.word(leaf_slot(memory, kernel_one, layout.DEVICE_BASE)) >> 12 & (1 << 40) - 1
     first = physical_of(memory, kernel_one, layout.LINK_BASE + 2 * layout.PAGE)
-    links = set(range(first - 2, first + 4))        # each core: a page of bytes for each core, and its status page
+    links = set(range(first - 2, first + 10))       # each core and channel: a page of bytes for each core, and its status page
     faults, kernel = audit_cores(memory, roots, ept, text, device, links)
     assert not faults, '\n'.join(faults[:20])
     rights = {number: {frame - first + 2: kernel[number][frame][0].writable for frame in links & set(kernel[number])} for number in (0, 1)}
-    assert rights == {0: {1: True, 2: True, 3: False, 5: False}, 1: {1: False, 2: False, 3: True, 5: True}}
+    first_core = {1: True, 2: True, 3: False, 5: False, 7: True, 8: True, 9: False, 11: False}
+    assert rights == {0: first_core, 1: {frame: not writable for frame, writable in first_core.items()}}
 
     # It can fail: a data page of the first core, one of its guest's and a second writer, each planted in the other core's root.
     (nested,) = [root.address for root in roots[0] if root.kind == NESTED]

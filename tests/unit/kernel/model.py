@@ -5,6 +5,7 @@ Where the kernel may run out of pages, or stop in the middle of a range, the mod
 checking that it may.
 """
 from hypervisor.spec import call, ending, status
+from hypervisor.spec.config import MAX_VMS
 from hypervisor.spec.layout import PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
 
 COMPARTMENTS = 9
@@ -299,7 +300,8 @@ class Model(object):
                 target.slots[region] = ('region', start, size - count)
         return wrong or {status.OK}, size - count, come_back
 
-    def vcpu_create(self, vm, slot, to):
+    def vcpu_create(self, vm, slot, to, core, name):
+        """The box has one core."""
         target = self.other(vm, slot)
         if target is None:
             return {status.BAD_SLOT}, 0, None
@@ -310,6 +312,8 @@ class Model(object):
             wrong.add(status.SLOT_IN_USE)
         if len(target.vcpus) == VCPUS_PER_VM or sum(len(each.vcpus) for each in self.vms.values()) == VCPUS:
             wrong.add(status.NO_ROOM)
+        if core != 0 or name >= MAX_VMS:
+            wrong.add(status.BAD_RANGE)
 
         def make():
             target.slots[to] = ('vcpu', len(target.vcpus))

@@ -81,7 +81,7 @@ CALLS = [
     (call.GIVE, (VM, MEMORY, 3, 2, 3), status.OK),
     (call.GIVE, (VM, MEMORY, 1024, 20, 2), status.OK),
     (call.MAP, (VM, 2, 0, 0x400000, 9, 5), status.OK),
-    (call.VCPU_CREATE, (VM, 16), status.OK),
+    (call.VCPU_CREATE, (VM, 16, 0, 0), status.OK),
     (call.MAP, (VM, 2, 0, 0, 20, 7 | GUEST), status.OK),
     (call.MAP, (VM, 3, 0, 1 << 40, 2, 1 | GUEST), status.OK),
     (call.MAP, (VM, 0, 0, PAGE, 7, GUEST), status.OK),
@@ -107,7 +107,7 @@ def test_update_never_exposes_half_mapping(box):
 
 def test_vm_unmaps_and_maps_again_whole_large_pages(box):
     """The same through a VM's own calls, with 2-MiB pages of its guest."""
-    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 512, 512, 2)), (call.VCPU_CREATE, (VM, 16)), (call.START, (VM, 0x400000, 0, 0))]:
+    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 512, 512, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)), (call.START, (VM, 0x400000, 0, 0))]:
         assert box.kernel_call(0, which, *arguments)[0] == status.OK
     watch = Watch(box)
     guest = GUEST | 7
@@ -120,7 +120,7 @@ def test_vm_unmaps_and_maps_again_whole_large_pages(box):
 
 
 def test_guest_is_flushed_after_every_unmap(box):
-    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 511, 512, 2)), (call.GIVE, (VM, MEMORY, 1023, 1, 2)), (call.VCPU_CREATE, (VM, 16)),
+    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 511, 512, 2)), (call.GIVE, (VM, MEMORY, 1023, 1, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)),
                              (call.START, (VM, 0x400000, 0, 0))]:
         assert box.kernel_call(0, which, *arguments)[0] == status.OK
     assert box.kernel_call(1, call.MAP, 0, 2, 0, 0x1ff000, 512, GUEST | 7) == (status.OK, 512)
@@ -134,7 +134,7 @@ def test_guest_is_flushed_after_every_unmap(box):
 
 def test_guest_is_flushed_even_when_an_unmap_stops_at_a_large_page(box):
     """The pages that are gone by then must not stay in the TLB."""
-    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 511, 1, 3)), (call.GIVE, (VM, MEMORY, 512, 512, 2)), (call.VCPU_CREATE, (VM, 16)),
+    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 511, 1, 3)), (call.GIVE, (VM, MEMORY, 512, 512, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)),
                              (call.START, (VM, 0x400000, 0, 0))]:
         assert box.kernel_call(0, which, *arguments)[0] == status.OK
     assert box.kernel_call(1, call.MAP, 0, 3, 0, 0x1ff000, 1, GUEST | 7) == (status.OK, 1)

@@ -107,7 +107,7 @@ class Calls(RuleBasedStateMachine):
             for done in range(0, size, call.BATCH):
                 arguments = (slot, MEMORY, first + done, min(size - done, call.BATCH), 2)
                 self.make(manager, call.GIVE, arguments, *self.model.give(manager, *arguments))
-            self.make(manager, call.VCPU_CREATE, (slot, 16), *self.model.vcpu_create(manager, slot, 16))
+            self.make(manager, call.VCPU_CREATE, (slot, 16, 0, 0), *self.model.vcpu_create(manager, slot, 16, 0, 0))
             arguments = (slot, 8, call.SLOT_SELF, 48 + slot % 8)
             self.make(manager, call.RING_CREATE, arguments, *self.model.ring_create(manager, *arguments))
             self.make(manager, call.START, (slot, TASK_BASE, 0, 0), *self.model.start(manager, slot, TASK_BASE, 0, 0))
@@ -186,9 +186,10 @@ class Calls(RuleBasedStateMachine):
         self.plain(who, call.TAKE, self.model.take, slot, pick(region, self.slots_of(target, 'region') if target else [], SLOT_NUMBERS),
                    pick(to, [MEMORY, 50, 51], SLOT_NUMBERS))
 
-    @rule(who=manager, slot=draws, to=draws)
-    def vcpu_create(self, who, slot, to):
-        self.plain(who, call.VCPU_CREATE, self.model.vcpu_create, self.vm_slot(slot, (NEW,)), pick(to, [16, 17, 18, 19, 20], SLOT_NUMBERS))
+    @rule(who=manager, slot=draws, to=draws, core=draws, name=draws)
+    def vcpu_create(self, who, slot, to, core, name):
+        self.plain(who, call.VCPU_CREATE, self.model.vcpu_create, self.vm_slot(slot, (NEW,)), pick(to, [16, 17, 18, 19, 20], SLOT_NUMBERS),
+                   pick(core, [0], [1, 7, 8] + HUGE), pick(name, [0, 7], [8] + HUGE))
 
     @rule(who=manager, a=draws, at=draws, b=draws, to=draws)
     def ring_create(self, who, a, at, b, to):

@@ -58,7 +58,7 @@ class Box(machines.Machine):
 
     def state(self):
         """All that a call to a core may change."""
-        pages = [self.memory.take(int(this.pages) + n * PAGE, PAGE) for n in range(this.count * (this.count + 1))]
+        pages = [self.memory.take(int(this.pages) + n * PAGE, PAGE) for n in range(spec.CHANNELS * this.count * (this.count + 1))]
         return audit.owner_bytes(self), pages, list(module.cores.started), list(self.messages)
 
 
@@ -136,8 +136,8 @@ def test_a_box_whose_page_for_starting_is_taken_says_so(make_machine):
 def expected_links(me, count):
     """offset from the first outbox -> writable: one writer for each page, and one reader for a page of bytes."""
     found = {}
-    for core in range(count):
-        start = core * (count + 1)
+    for row in range(spec.CHANNELS * count):
+        start, core = row * (count + 1), row % count
         found[start + count] = core == me
         for page in range(count):
             if page != core and (core == me or page == me):
@@ -321,7 +321,7 @@ class Two(object):
         self.rates = int(timer.tsc_khz), int(timer.ratio)
         self.first_kernel = audit.Reach(box).kernel
         self.first_arena = set(range(int(inventory.base) // PAGE, int(inventory.base + inventory.size) // PAGE))
-        self.link_frames = set(int(this.pages) // PAGE + n for n in range(6))
+        self.link_frames = set(int(this.pages) // PAGE + n for n in range(6 * spec.CHANNELS))
         self.first = singletons.Snapshot(), box.memory.view, image.fake_root[0]
         machines.PRISTINE.restore()
         box.memory.view = None

@@ -67,7 +67,7 @@ class Box(object):
         self.links = []
         for n in range(count):
             this.number = n
-            one = Links()
+            one = Links(spec.MANAGERS)
             one.open()
             self.links.append(one)
         self.memory.watch = self.stored
@@ -497,4 +497,4 @@ def test_a_change_of_state_is_told_once_and_the_first_cores_end_is_everybodys(bo
 @pytest.mark.parametrize('core, right', [(0, False), (1, True), (2, True), (3, False), (8, False), (WORD, False), (1 << 63, False)])
 def test_only_another_core_of_the_box_is_a_peer(boxes, core, right):
     assert boxes(3).links[0].is_peer(r_uint(core)) == right
-    assert not Links().is_peer(r_uint(core))
+    assert not Links(spec.MANAGERS).is_peer(r_uint(core))

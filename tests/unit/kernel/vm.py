@@ -19,7 +19,7 @@ def make_vm(box, number, vcpus=1, frames=8, start=True):
     ok(call.CREATE, slot)
     ok(call.GIVE, slot, call.SLOT_MEMORY, 512 * number, frames, call.SLOT_RAM)
     for n in range(vcpus):
-        ok(call.VCPU_CREATE, slot, call.SLOT_VCPU + n)
+        ok(call.VCPU_CREATE, slot, call.SLOT_VCPU + n, 0, 0)
     ok(call.RING_CREATE, slot, call.SLOT_CONSOLE_OUT, call.SLOT_SELF, 46 + 2 * number)
     ok(call.RING_CREATE, call.SLOT_SELF, 47 + 2 * number, slot, call.SLOT_CONSOLE_IN)
     if start:
