@@ -403,7 +403,7 @@ SOME_WORDS = [0, 1, 3, 16, 0x123456789abcdef] + HUGE
 WALK = {
     'map': (30, dict(who=5, compartment=31, region=31, first=31, address=31, count=31, right=31)), 'map_far_apart': (1, dict(who=5, step=3, count=60)),
     'create': (3, dict(draw=31, who=1)), 'give': (8, dict(who=0, slot=31, region=31, first=31, count=31, to=31)), 'take': (4, dict(who=0, slot=31, region=31, to=31)),
-    'vcpu_create': (4, dict(who=0, slot=31, to=31)), 'ring_create': (3, dict(who=0, a=31, at=31, b=31, to=31)), 'start': (4, dict(who=0, slot=31, entry=31, stack=SOME_WORDS)),
+    'vcpu_create': (4, dict(who=0, slot=31, to=31, core=31, name=31)), 'ring_create': (3, dict(who=0, a=31, at=31, b=31, to=31)), 'start': (4, dict(who=0, slot=31, entry=31, stack=SOME_WORDS)),
     'stop': (3, dict(who=5, slot=31, how=31, detail=SOME_WORDS)), 'end_and_take_back': (1, dict(draw=31)), 'inspect': (2, dict(who=5, draw=31)),
     'ring_send': (6, dict(who=5, slot=31, count=31, times=3)), 'ring_receive': (4, dict(who=5, draw=31)), 'port': (3, dict(who=1, slot=31, port=[0, 0x3f8] + PORTS, size=31)),
     'vcpu': (2, dict(who=3, draw=31, groups=SOME_WORDS, read=1)), 'unknown': (1, dict(who=5, which=[call.COUNT, 40] + HUGE, a=SOME_WORDS)),
