@@ -73,12 +73,12 @@ def take_batch(compartment, target, slot):
 
 
 def vcpu_create(compartment, target, core, name):
-    """core: on which it is to live; name: the VM's number, by which another core's manager asks for it."""
+    """The next vCPU of a VM, to live on core `core`, whose manager asks for it by `name`: the VM's number in the configuration."""
     return _call(call.VCPU_CREATE, r_uint(compartment), r_uint(target), r_uint(core), r_uint(name))
 
 
 def join(slot, core, name):
-    """Make in `slot` the branch of VM `name` of another core."""
+    """A compartment in the free `slot` with the vCPUs that VM `name`, at home on core `core`, has here. NOT_OFFERED: not yet."""
     return _call(call.JOIN, r_uint(slot), r_uint(core), r_uint(name))
 
 

@@ -300,7 +300,7 @@ class Builder(object):
 
     def create_vcpus(self, vm):
         for n in range(vm.vcpus):
-            answer = call.vcpu_create(vm.compartment, SLOT_VCPU + n, self.box.core, vm.index)
+            answer = call.vcpu_create(vm.compartment, SLOT_VCPU + n, vm.core_of(n), vm.index)
             if answer != status.OK:
                 return answer
         return status.OK

@@ -8,7 +8,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.lib import crc32
 from hypervisor.lib.view import View
 from hypervisor.spec import boot, call, layout
-from hypervisor.spec.config import (COMMAND_LINE_BYTES, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, MOST_PROMISED, MOST_VCPUS, MOST_VCPUS_TOGETHER,
+from hypervisor.spec.config import (COMMAND_LINE_BYTES, CORE_BITS, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, MOST_PROMISED, MOST_VCPUS, MOST_VCPUS_TOGETHER,
                                     NAME_BYTES, RAM_MOST, RAM_STEP, VERSION, VM)
 from hypervisor.spec.core import MOST as MOST_CORES
 from hypervisor.spec.share import LEAST, NO_CAP, WEIGHT_MOST, WHOLE
@@ -55,6 +55,7 @@ TABLE = [
     (42, 'CAP_RANGE', 'its cap is less than what it is promised, or more than 100 hundredths of a processor'),
     (43, 'WEIGHT_RANGE', 'its weight is not a number from 1 to 10000'),
     (45, 'NO_SUCH_CORE', 'it wants a core beyond the 8 that a box may have'),
+    (46, 'CORE_WITHOUT_VCPU', 'it names a core for a vCPU that it does not have'),
     (44, 'PROMISED_TOO_MUCH', 'with it the VMs of its core are promised more than the 95 hundredths of it that the manager leaves'),
 ]
 SENTENCES = [''] * 64
@@ -166,11 +167,11 @@ class Config(object):
         record = HEADER['END'] + index * VM['END']
         answer = self.read_name(vm, record + VM['NAME'], index)
         if answer == OK:
-            answer = self.read_core(vm, record)
+            answer = self.read_vcpus(vm, record)
+        if answer == OK:
+            answer = self.read_cores(vm, record)
         if answer == OK:
             answer = self.read_memory(vm, record)
-        if answer == OK:
-            answer = self.read_vcpus(vm, record)
         if answer == OK:
             answer = self.read_share(vm, record)
         if answer == OK:
@@ -201,11 +202,15 @@ class Config(object):
                 return NAME_TWICE
         return OK
 
-    def read_core(self, vm, record):
-        core = self.view.u64(record + VM['CORE'])
-        if core >= r_uint(MOST_CORES):
-            return NO_SUCH_CORE
-        vm.core = intmask(core)
+    def read_cores(self, vm, record):
+        """The number of vCPUs is known."""
+        vm.cores = self.view.u64(record + VM['CORES'])
+        for n in range(vm.vcpus):
+            if vm.core_of(n) >= MOST_CORES:
+                return NO_SUCH_CORE
+        if vm.cores >> (CORE_BITS * vm.vcpus) != r_uint(0):
+            return CORE_WITHOUT_VCPU
+        vm.core = vm.core_of(0)
         return OK
 
     def is_here(self, vm):
@@ -248,9 +253,11 @@ class Config(object):
             return ENTITLEMENT_RANGE
         if vm.cap != NO_CAP and not vm.entitlement <= vm.cap <= WHOLE:
             return CAP_RANGE
-        self.promised[vm.core] += vm.entitlement
-        if self.promised[vm.core] > MOST_PROMISED:
-            return PROMISED_TOO_MUCH
+        for core in range(MOST_CORES):
+            if vm.is_on(core):
+                self.promised[core] += vm.entitlement
+                if self.promised[core] > MOST_PROMISED:
+                    return PROMISED_TOO_MUCH
         return OK
 
     def read_switches(self, vm, record):

@@ -2,13 +2,19 @@
 
 All records are made at import time and filled later, because nothing allocates at run time.
 """
-from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import call, config, core, ending, exit, share
 
 # ENDED: its frames are being taken back; GONE: they are the manager's again; CLOSING: it has ended, and its last words are still to be told
 ABSENT, RUNNING, ENDED, GONE, CLOSING = range(5)
 GRANTS = 3 + call.GUEST_MODULES                 # program, RAM, image, modules
+CORE_MASK = (1 << config.CORE_BITS) - 1
+NOWHERE = -1
+
+# What a manager knows of the vCPUs that a VM of another core's has here: none, or nothing more to do; waits for the other core to offer
+# them; they are here, as a compartment in the VM's slot.
+ELSEWHERE, AWAITED, JOINED = range(3)
 
 # The manager's slots: three for each VM.
 SLOT_COMPARTMENT = call.SLOT_MANAGER_FREE
@@ -45,7 +51,8 @@ class Vm(object):
         self.name_length = 0
         self.ram_frames = 0
         self.vcpus = 1
-        self.core = 0
+        self.core = 0                       # its home: that of its vCPU 0; its memory and its VMM are there
+        self.cores = r_uint(0)              # each vCPU's, as in the configuration
         self.load_address = r_uint(0)
         self.vmm_module = 0
         self.image_module = 0
@@ -62,6 +69,7 @@ class Vm(object):
         self.module_strings = [0] * call.GUEST_MODULES
         # its life
         self.state = ABSENT
+        self.branch = ELSEWHERE
         self.grants = [Grant() for _ in range(GRANTS)]
         self.grant_count = 0
         # filled when it has ended
@@ -72,6 +80,23 @@ class Vm(object):
         self.started = r_uint(0)            # TSC
         self.ended = r_uint(0)
         self.exits = [r_uint(0)] * exit.COUNT
+
+    def core_of(self, vcpu):
+        return intmask(self.cores >> (config.CORE_BITS * vcpu)) & CORE_MASK
+
+    def is_on(self, core):
+        """Does a vCPU of it live there?"""
+        for n in range(self.vcpus):
+            if self.core_of(n) == core:
+                return True
+        return False
+
+    def missing(self, running):
+        """The first core that it needs and that is not among `running` (bit n: core n), or NOWHERE."""
+        for n in range(self.vcpus):
+            if running >> self.core_of(n) & r_uint(1) == r_uint(0):
+                return self.core_of(n)
+        return NOWHERE
 
     def add_grant(self, region, first, count, target):
         """Remember a grant. Returns it. There are never more than GRANTS: one per slot that the manager fills."""

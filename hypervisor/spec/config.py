@@ -7,11 +7,12 @@ Every boot module belongs to one VM alone (or to the manager), so an image that 
 copied and may be named by several VMs.
 """
 from hypervisor.spec.call import GUEST_MODULES, VCPUS, VCPUS_PER_VM
+from hypervisor.spec.core import MOST as MOST_CORES
 from hypervisor.spec.record import offsets
 from hypervisor.spec.share import MANAGER, WHOLE
 
 MAGIC = 0x464e4f43444b4c42      # "BLKDCONF"
-VERSION = 3
+VERSION = 4
 MAX_VMS = 8
 MODULE_MANAGER, MODULE_CONFIG, MODULE_FIRST = 0, 1, 2
 
@@ -22,7 +23,7 @@ VM = offsets(
      'RAM_BYTES',                                   # multiple of 2 MiB
      'LOAD_ADDRESS',                                # flat images only
      'VCPUS',                                       # 1 to MOST_VCPUS
-     'CORE',                                        # that it runs on
+     'CORES',                                       # that it runs on: that of vCPU k in bits 4k to 4k+3; no bits of vCPUs that it has not
      ('VMM_MODULE', 4), ('IMAGE_MODULE', 4), ('IMAGE_KIND', 4), ('FLAGS', 4), ('RESTARTS', 4), ('COMMAND_LINE_STRING', 4),
      ('MODULE_COUNT', 4),
      ('TIME_LIMIT', 4)] +
@@ -37,5 +38,6 @@ RAM_STEP = 2 << 20
 RAM_MOST = 3 << 30
 MOST_VCPUS = VCPUS_PER_VM
 MOST_VCPUS_TOGETHER = 15        # of all VMs
+CORE_BITS = 4                   # of CORES, per vCPU
 MOST_PROMISED = WHOLE - MANAGER    # hundredths, of the core that the manager lives on
-assert MOST_VCPUS_TOGETHER <= VCPUS
+assert MOST_VCPUS_TOGETHER <= VCPUS and MOST_CORES <= 1 << CORE_BITS and MOST_VCPUS * CORE_BITS < 64

@@ -51,6 +51,8 @@ def test_mistakes_with_brackets_are_not_taken_for_markup(good):
 def test_dump_shows_the_compiled_blob(good):
     text = bulkhead('check', '--dump', 'good.toml', cwd=good).stdout
     crc = blob.decode(blob.compile_blob(check.load(good / 'good.toml')))['crc']
+    (good / 'two.toml').write_text(GOOD.replace('memory = "64M"', 'memory = "96M"\ncpus = 2').replace('memory = "16M"', 'memory = "16M"\nvcpus = 3\ncpus = [1, 0]'))
+    assert 'vm one: 16M, 3 vCPUs on processors 1, 0, 1, multiboot' in bulkhead('check', '--dump', 'two.toml', cwd=good).stdout
     assert 'CRC 0x%08x' % crc in text and '3 image-one' in text and 'vm one: 16M, 1 vCPU on processor 0, multiboot' in text
 
 

@@ -61,14 +61,16 @@ def only_mistake(text, folder):
 
 def test_good_file_gives_what_it_says(folder):
     text = GOOD + 'command_line = "a=1 b"\nmodules = [{ image = "sector", command_line = "m" }]\n'
-    machine = check.load_text(text.replace('memory = "64M"', 'memory = "64M"\ncpus = 3').replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\ncpus = [2]\nentitlement = 0.25\ncap = 0.5\nweight = 7\nrestarts = 3\ntime_limit = "2s"\nexit_port = true\nhost_tsc = true'), folder / 'box.toml')
+    machine = check.load_text(text.replace('memory = "64M"', 'memory = "128M"\ncpus = 3').replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\ncpus = [2, 0, 1]\nentitlement = 0.25\ncap = 0.5\nweight = 7\nrestarts = 3\ntime_limit = "2s"\nexit_port = true\nhost_tsc = true'), folder / 'box.toml')
     vm, = machine.vms
-    assert (machine.name, machine.memory, machine.cpus) == ('box', 64 << 20, 3)
-    assert (vm.name, vm.memory, vm.vcpus, vm.core, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, vm.vmm) == ('one', 16 << 20, 4, 2, 3, 2000, True, True, facts.VMM)
-    assert (vm.entitlement, vm.cap, vm.weight) == (25, 50, 7)
+    assert (machine.name, machine.memory, machine.cpus) == ('box', 128 << 20, 3)
+    assert (vm.name, vm.memory, vm.vcpus, vm.cpus, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, vm.vmm) == ('one', 16 << 20, 4, (2, 0, 1), 3, 2000, True, True, facts.VMM)
+    assert (vm.entitlement, vm.cap, vm.weight) == (25, 50, 7) and vm.places() == [2, 0, 1, 2]
     assert (vm.boot.kind, vm.boot.image, vm.boot.command_line) == ('multiboot', folder / 'guest', 'a=1 b')
     assert vm.boot.modules == ((folder / 'sector', 'm'),)
 
+
+BOTH = GOOD[GOOD.index('memory = "64M"'):GOOD.index('\n[vm.boot]')]         # the box's memory to the VM's
 
 # What is changed in GOOD, and the one mistake that has to come: line, key, a part of the sentence, a part of what to write.
 ONE_MISTAKE = [
@@ -80,8 +82,18 @@ ONE_MISTAKE = [
     ('memory = "64M"', 'memory = "64M"\ncpus = 9', 3, 'box.cpus', '9 are more processors than a box may have', 'at most 8'),
     ('memory = "64M"', 'memory = "64M"\ncpus = 0', 3, 'box.cpus', 'number of processors', 'from 1 to 8'),
     ('memory = "16M"', 'memory = "16M"\ncpus = [1]', 7, 'vm "one", cpus', 'processor 1 is not there: the box has 1', 'cpus = 2 in [box]'),
-    ('memory = "16M"', 'memory = "16M"\ncpus = []', 7, 'vm "one", cpus', 'names 0 processors', 'cpus = [0]'),
-    ('memory = "16M"', 'memory = "16M"\ncpus = [0, 1]', 7, 'vm "one", cpus', 'names 2 processors', '[0]'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = []', 7, 'vm "one", cpus', 'names no processor', 'cpus = [0]'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = [0, 1]', 7, 'vm "one", cpus', 'names 2 processors, and the VM has 1 virtual one:', 'vcpus = 2, or cpus = [0]'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = 4\ncpus = [0, 1, 2, 3, 4]', 8, 'vm "one", cpus', 'names 5 processors, and the VM has 4 virtual ones', 'cpus = [0, 1, 2, 3]'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = 3\ncpus = [1, 0, 1]', 8, 'vm "one", cpus', 'names processor 1 more than once', 'cpus = [1, 0]'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = 2\ncpus = [0, 1]', 8, 'vm "one", cpus', 'processor 1 is not there: the box has 1', 'cpus = 2 in [box], or smaller numbers'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = 4\ncpus = [0, 7, 3]', 8, 'vm "one", cpus', 'processors 3, 7 are not there: the box has 1', 'cpus = 8 in [box], or'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = [8]', 7, 'vm "one", cpus', 'processor 8 is not there', 'a smaller number here'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = [0, 1, 2, 3, 4, 5, 6, 7, 8]', 7, 'vm "one", cpus', 'names 9 processors: a box has at most 8', 'once'),
+    ('memory = "16M"', 'memory = "16M"\ncpus = [[0], 1]', 7, 'vm "one", cpus', 'list of the processors', '[1], or [0, 1]'),
+    (BOTH, BOTH.replace('\n', '\ncpus = 2\n', 1) + '\nvcpus = 7\ncpus = [0, 1]', 8, 'vm "one", vcpus', '7 are more than a VM may have', 'at most 4'),
+    (BOTH, BOTH.replace('\n', '\ncpus = 2\n', 1) + '\nvcpu = 2\ncpus = [0, 1]', 8, 'vm "one", vcpu', 'no key', 'vcpus (did you mean that?)'),
+    ('memory = "64M"', 'memory = "64M"\ncpus = 9\n[[vm]]\nname = "two"\nmemory = "2M"\ncpus = [5]\nboot = { kind = "flat", image = "sector" }', 3, 'box.cpus', '9 are more processors', 'at most 8'),
     ('memory = "16M"', 'memory = "16M"\ncpus = [true]', 7, 'vm "one", cpus', 'list of the processors', '[1]'),
     ('memory = "16M"', 'memory = "16M"\ncpus = [-1]', 7, 'vm "one", cpus', 'list of the processors', '[1]'),
     ('memory = "64M"', 'memory = "64M"\nname = "A B"', 3, 'box.name', "' ', 'A', 'B'", '"a-b"'),
@@ -210,6 +222,15 @@ def test_a_core_is_not_promised_twice_and_the_sum_is_told(folder):
         mistake = only_mistake(with_entitlements(*entitlements), folder)
         assert (mistake.line, mistake.key) == (7 + 5 * n, 'vm "v%d", entitlement' % n)
         assert 'processor 0 are promised %s of it together, and the manager 0.05: there is 1.00' % together in mistake.what and write in mistake.write
+    spread = with_entitlements('0.5', '0.6', '0.4').replace('memory = "64M"', 'memory = "128M"\ncpus = 3')
+    places = {0: '[0, 1]', 1: '[1, 2]', 2: '[2, 1]'}
+    for n, place in places.items():
+        spread = spread.replace('name = "v%d"' % n, 'name = "v%d"\nvcpus = 2\ncpus = %s' % (n, place))
+    first, second = mistakes_in(spread, folder)
+    assert first.key == 'vm "v1", entitlement' and 'on processor 1 are promised 1.10 of it' in first.what and '0.45 or less' in first.write
+    assert second.key == 'vm "v2", entitlement' and 'on processor 2 are promised 1.00 of it' in second.what and '0.35 or less' in second.write
+    assert only_mistake(spread.replace('0.4', '0.35'), folder).key == 'vm "v1", entitlement'
+    assert mistakes_in(spread.replace('0.6', '0.1').replace('0.4', '0.35'), folder) == []
     both = with_entitlements('0.6', '0.6').replace('memory = "64M"', 'memory = "64M"\ncpus = 2')
     assert len(mistakes_in(both, folder)) == 1
     assert mistakes_in(both.replace('name = "v1"', 'name = "v1"\ncpus = [1]'), folder) == []
@@ -350,3 +371,15 @@ def test_unattended_words_must_fit_the_command_line(folder):
     assert mistakes_in(UNATTENDED % ('x' * most), folder) == []
     mistake = only_mistake(UNATTENDED % ('x' * (most + 1)), folder)
     assert mistake.key.endswith('unattended') and '1025 bytes' in mistake.what
+
+
+def test_memory_is_counted_for_processors_with_virtual_ones_only(folder):
+    """A processor with nothing but a VM's second virtual one needs a kernel there as well, and none of the VM's memory."""
+    def needed(cpus):
+        text = GOOD.replace('memory = "64M"', 'memory = "2M"\ncpus = 8').replace('memory = "16M"', 'memory = "16M"\nvcpus = 4\ncpus = %s' % cpus)
+        return int(only_mistake(text, folder).what.rsplit(' need ', 1)[1].split('M')[0])
+    kernel = needed([0, 1]) - needed([0])
+    assert 10 < kernel < 30
+    assert abs(needed([0, 1, 2]) - needed([0]) - 2 * kernel) <= 1 and abs(needed([0, 7]) - needed([0, 1])) == 0
+    assert needed([1, 0]) == needed([1]), 'the first has one anyway'
+    assert needed([1]) > needed([0, 1]), 'and where the VM is at home is its program'

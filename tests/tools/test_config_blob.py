@@ -13,7 +13,8 @@ NAMES = st.text('abcxyz019_-', min_size=1, max_size=31)
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=0x2ff, exclude_characters='\x7f'), max_size=100)
 MODULES = st.lists(st.tuples(st.just(Path('m')), TEXT), max_size=4).map(tuple)
 BOOTS = st.builds(check.Boot, st.sampled_from(['flat', 'multiboot']), st.just(Path('i')), TEXT, st.integers(0, 0xffff), MODULES)
-VMS = st.builds(check.Vm, NAMES, st.integers(1, 1536).map(lambda n: n << 21), st.integers(1, 4), st.integers(0, 7), st.integers(0, 2 ** 32 - 1), st.integers(0, 2 ** 32 - 1), st.booleans(), st.booleans(),
+CPUS = st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True).map(tuple)
+VMS = st.builds(check.Vm, NAMES, st.integers(1, 1536).map(lambda n: n << 21), st.integers(1, 4), CPUS, st.integers(0, 2 ** 32 - 1), st.integers(0, 2 ** 32 - 1), st.booleans(), st.booleans(),
                 st.sampled_from([Path('/a'), Path('/b')]), BOOTS, st.integers(1, 95), st.integers(0, 100), st.integers(1, 10000))
 MACHINES = st.builds(check.Machine, st.just(Path('f')), NAMES, st.just(1 << 30), st.just(1), st.lists(VMS, min_size=1, max_size=8).map(tuple))
 
@@ -22,8 +23,8 @@ def machine(*vms):
     return check.Machine(Path('f'), 'box', 1 << 30, 1, vms)
 
 
-def simple(name='a', vmm='/a', modules=(), vcpus=1, core=0):
-    return check.Vm(name, 2 << 20, vcpus, core, 0, 0, False, False, Path(vmm), check.Boot('multiboot', Path('i'), 'x', 0, modules))
+def simple(name='a', vmm='/a', modules=(), vcpus=1, cpus=(0,)):
+    return check.Vm(name, 2 << 20, vcpus, cpus, 0, 0, False, False, Path(vmm), check.Boot('multiboot', Path('i'), 'x', 0, modules))
 
 
 @given(MACHINES)
@@ -32,8 +33,9 @@ def test_blob_says_what_the_machine_says(made):
     names = [module.path for module in blob.boot_modules(made, Path('manager'))]
     assert len(decoded) == len(made.vms)
     for vm, read in zip(made.vms, decoded):
-        assert (read['name'], read['memory'], read['vcpus'], read['core'], read['restarts'], read['time_limit'], read['exit_port'], read['host_tsc']) == \
-            (vm.name, vm.memory, vm.vcpus, vm.core, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc)
+        assert read['places'] == [vm.cpus[k % len(vm.cpus)] for k in range(vm.vcpus)]
+        assert (read['name'], read['memory'], read['vcpus'], read['restarts'], read['time_limit'], read['exit_port'], read['host_tsc']) == \
+            (vm.name, vm.memory, vm.vcpus, vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc)
         assert (read['entitlement'], read['cap'], read['weight']) == (vm.entitlement, vm.cap, vm.weight)
         assert (read['kind'], read['load'], read['command_line']) == (vm.boot.kind, vm.boot.load, vm.boot.command_line)
         assert names[read['vmm']] == vm.vmm and names[read['image']] == vm.boot.image
@@ -55,12 +57,12 @@ def test_same_machine_gives_the_same_bytes(made):
 
 def test_layout_by_hand():
     """The bytes themselves, without the decoder: what hypervisor/spec/config.py says."""
-    data = blob.compile_blob(machine(simple('left', modules=((Path('m'), 'arg'),), vcpus=3, core=5)))
+    data = blob.compile_blob(machine(simple('left', modules=((Path('m'), 'arg'),), vcpus=3, cpus=(5, 2))))
     magic, version, size, crc, vms = struct.unpack_from('<8sIIII', data)
-    assert (magic, version, size, vms) == (b'BLKDCONF', 3, len(data), 1)
+    assert (magic, version, size, vms) == (b'BLKDCONF', 4, len(data), 1)
     assert crc == zlib.crc32(data[:16] + b'\0\0\0\0' + data[20:])
     assert data[24:56] == b'left'.ljust(32, b'\0')
-    assert struct.unpack_from('<QQQQIIII', data, 56) == (2 << 20, 0, 3, 5, 2, 3, 2, 0)
+    assert struct.unpack_from('<QQQQIIII', data, 56) == (2 << 20, 0, 3, 0x525, 2, 3, 2, 0)
     restarts, command_line, count, time_limit, module, string = struct.unpack_from('<IIIIII', data, 104)
     assert (restarts, count, time_limit, module) == (0, 1, 0, 4)
     assert struct.unpack_from('<IIQ', data, 24 + 128) == (1, 0, 100)

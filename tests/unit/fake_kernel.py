@@ -19,7 +19,7 @@ import struct
 import sys
 
 from hypervisor.hw import memory, task
-from hypervisor.spec import boot, call, ending, exit, layout, status, vcpu
+from hypervisor.spec import boot, call, config, ending, exit, layout, status, vcpu
 
 PAGE = layout.PAGE
 TSC_KHZ = 1000
@@ -157,6 +157,7 @@ class Compartment(object):
         self.ticks = 0
         self.exits = [0] * exit.COUNT
         self.vcpus = 0
+        self.places = []        # (core, name) of each vCPU
         self.share = None       # (entitlement, cap, weight)
         self.script = []
         self.wake = 0
@@ -547,16 +548,26 @@ class FakeKernel(object):
             del source.slots[target]
         return status.OK, region.count
 
-    def do_vcpu_create(self, slot, target):
+    def has_core(self, core):
+        return core == 0
+
+    def do_vcpu_create(self, slot, target, core, name):
         owner = self.other(slot)
         if owner is None or not 0 <= target < call.SLOTS:
             return status.BAD_SLOT
+        if not self.has_core(core) or name >= config.MAX_VMS:
+            return status.BAD_RANGE
         if target in owner.slots:
             return status.SLOT_IN_USE
         owner.slots[target] = Vcpu()
         owner.space[layout.VCPU_PAGE // PAGE + owner.vcpus] = (None, call.READ | call.WRITE)
         owner.vcpus += 1
+        owner.places.append((core, name))
         return status.OK
+
+    def do_join(self, slot, core, name):
+        """This machine has one core: nobody offers anything."""
+        return status.BAD_RANGE
 
     def do_ring_create(self, source, source_slot, to, to_slot):
         sender, receiver = self.look(source, 'compartment'), self.look(to, 'compartment')

@@ -78,7 +78,7 @@ def _record(vm, program, image, module, strings):
     put('RAM_BYTES', vm.memory, '<Q')
     put('LOAD_ADDRESS', vm.boot.load, '<Q')
     put('VCPUS', vm.vcpus, '<Q')
-    put('CORE', vm.core, '<Q')
+    put('CORES', sum(core << facts.CORE_BITS * k for k, core in enumerate(vm.places())), '<Q')
     put('VMM_MODULE', program)
     put('IMAGE_MODULE', image)
     put('IMAGE_KIND', KINDS[vm.boot.kind])
@@ -132,7 +132,7 @@ def _decode_vm(blob, at):
         'name': blob[at + VM['NAME']:at + VM['NAME'] + 32].rstrip(b'\0').decode('ascii', 'replace'),
         'memory': get('RAM_BYTES', '<Q'),
         'vcpus': get('VCPUS', '<Q'),
-        'core': get('CORE', '<Q'),
+        'places': [get('CORES', '<Q') >> facts.CORE_BITS * k & (1 << facts.CORE_BITS) - 1 for k in range(min(get('VCPUS', '<Q'), facts.MOST_VCPUS))],
         'load': get('LOAD_ADDRESS', '<Q'),
         'vmm': get('VMM_MODULE'),
         'image': get('IMAGE_MODULE'),

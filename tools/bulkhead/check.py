@@ -1,5 +1,6 @@
 """Checks of a whole box: what its files hold, what is named twice, whether it all fits. The way in: load()."""
 import difflib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Vm:
     name: str
     memory: int
     vcpus: int
-    core: int
+    cpus: tuple                     # virtual processor k runs on cpus[k % len(cpus)]
     restarts: int
     time_limit: int                 # milliseconds, 0: none
     exit_port: bool
@@ -40,6 +41,10 @@ class Vm:
     entitlement: int = share.LEAST  # hundredths of a processor
     cap: int = share.NO_CAP         # likewise
     weight: int = share.WEIGHT
+
+    def places(self):
+        """The processor of each virtual one."""
+        return [self.cpus[k % len(self.cpus)] for k in range(self.vcpus)]
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def _finished(vm, files):
     boot = Boot(vm.boot.kind, files.image, vm.boot.command_line, load if vm.boot.kind == 'flat' else 0,
                 tuple((path, module.command_line) for path, module in zip(files.modules, config.modules_of(vm.boot))),
                 vm.boot.unattended)
-    return Vm(vm.name, vm.memory, vm.vcpus, vm.cpus[0], vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, files.vmm, boot,
+    return Vm(vm.name, vm.memory, vm.vcpus, tuple(vm.cpus), vm.restarts, vm.time_limit, vm.exit_port, vm.host_tsc, files.vmm, boot,
               vm.entitlement, vm.cap, vm.weight)
 
 
@@ -135,12 +140,26 @@ def _check_vcpus(machine, source):
 
 
 def _check_cores(machine, source):
-    if machine.box is None or machine.box.cpus is None:
-        return
     for n, vm in enumerate(machine.vm):
-        if vm.cpus is not None and vm.cpus[0] >= machine.box.cpus:
-            source.add(('vm', n, 'cpus'), 'processor %d is not there: the box has %d, numbered from 0' % (vm.cpus[0], machine.box.cpus),
-                       'cpus = %d in [box], or a smaller number here' % (vm.cpus[0] + 1))
+        if len(vm.cpus) > vm.vcpus and not config.was_misread('vcpus', source, vm, ('vm', n)):
+            source.add(('vm', n, 'cpus'), 'names %d processors, and the VM has %d virtual one%s: some would have nothing to do'
+                       % (len(vm.cpus), vm.vcpus, '' if vm.vcpus == 1 else 's'), _fewer_cores(vm))
+        elif machine.box is not None and not config.was_misread('cpus', source, machine.box, ('box',)):
+            _check_processors_are_there(machine.box.cpus, vm, source, n)
+
+
+def _fewer_cores(vm):
+    fewer = 'cpus = %s' % vm.cpus[:vm.vcpus]
+    return 'vcpus = %d, or %s' % (len(vm.cpus), fewer) if len(vm.cpus) <= facts.MOST_VCPUS else fewer
+
+
+def _check_processors_are_there(count, vm, source, n):
+    missing = sorted(core for core in vm.cpus if core >= count)
+    if missing:
+        which = 'processor %d is' % missing[0] if len(missing) == 1 else 'processors %s are' % ', '.join(map(str, missing))
+        smaller = 'a smaller number here' if len(vm.cpus) == 1 else 'smaller numbers here'
+        source.add(('vm', n, 'cpus'), '%s not there: the box has %d, numbered from 0' % (which, count),
+                   'cpus = %d in [box], or %s' % (missing[-1] + 1, smaller) if missing[-1] < facts_core.MOST else smaller)
 
 
 def _check_shares(machine, source):
@@ -148,28 +167,23 @@ def _check_shares(machine, source):
         if vm.cap != share.NO_CAP and vm.cap < vm.entitlement:
             source.add(('vm', n, 'cap'), '%s are less than the %s that the VM is promised' % (processors_text(vm.cap), processors_text(vm.entitlement)),
                        'cap = %s or more' % processors_text(vm.entitlement))
-    for core, numbers in _placed(machine).items():
-        _check_core(machine, source, core, numbers)
+    _check_promises(machine, source)
 
 
-def _placed(machine):
-    """{core: numbers of the VMs that share it}."""
-    return {core: [n for n, vm in enumerate(machine.vm) if vm.cpus is not None and vm.cpus[0] == core] for core in range(facts_core.MOST)}
-
-
-def _check_core(machine, source, core, numbers):
-    """What a core's VMs are promised, together with its manager, is no more than the core. Told once, at the VM with which it
-    becomes too much."""
-    together = 0
-    for n in numbers:
-        entitlement = machine.vm[n].entitlement
-        together += entitlement
-        if together > share.WHOLE - share.MANAGER:
-            room = share.WHOLE - share.MANAGER - (together - entitlement)
+def _check_promises(machine, source):
+    """What a core's VMs are promised, together with its manager, is no more than the core. A VM is promised that much of each of its
+    cores. Told once for a core, at the VM with which it becomes too much; at a VM for the core that is promised most."""
+    together, told = Counter(), set()
+    for n, vm in enumerate(machine.vm):
+        together.update({core: vm.entitlement for core in vm.cpus})
+        over = [core for core in vm.cpus if core not in told and together[core] > facts.MOST_PROMISED]
+        told.update(over)
+        if over:
+            core = max(over, key=together.get)
+            room = facts.MOST_PROMISED - (together[core] - vm.entitlement)
             source.add(('vm', n, 'entitlement'), 'the VMs up to this one on processor %d are promised %s of it together, and the manager %s: there is 1.00'
-                       % (core, processors_text(together), processors_text(share.MANAGER)),
+                       % (core, processors_text(together[core]), processors_text(share.MANAGER)),
                        'entitlement = %s or less' % processors_text(room) if room >= share.LEAST else 'less for the VMs before it')
-            return
 
 
 def _check_module_count(machine, source):
@@ -347,12 +361,13 @@ def _check_sum(machine, files, source):
 
 
 def _cores_own(machine, programs):
-    """What the cores beyond the first need for themselves: a kernel's memory, copies of the programs, room for each VM's own."""
-    cores = set(vm.cpus[0] for vm in machine.vm) - {0}
+    """What the cores beyond the first need for themselves: a kernel's memory, copies of the programs, room for each VM's own. A VM has
+    memory where its first virtual processor is; the others need no more than a kernel there."""
+    cores = set(core for vm in machine.vm for core in vm.cpus) - {facts_core.FIRST}
     manager = _size_of(MANAGER, 1 << 20)
     table = _round_up(machine.box.memory // layout.PAGE * 2, facts.RAM_STEP)
     each = layout.ARENA_BYTES + table + CORE_BYTES + 2 * facts.RAM_STEP + _round_up(manager + (1 << 20), facts.RAM_STEP)
-    return len(cores) * each + sum(_round_up(size, layout.PAGE) + facts.RAM_STEP for vm, size in zip(machine.vm, programs) if vm.cpus[0])
+    return len(cores) * each + sum(_round_up(size, layout.PAGE) + facts.RAM_STEP for vm, size in zip(machine.vm, programs) if vm.cpus[0] != facts_core.FIRST)
 
 
 def _check_contiguous(machine, source, own):

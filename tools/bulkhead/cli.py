@@ -109,12 +109,17 @@ def _dump(machine):
         text.append('    %2d %-20s %s' % (n, module.name, shown(module.path) if module.path else ''))
     for vm in decoded['vms']:
         vcpus = '%d vCPU%s' % (vm['vcpus'], '' if vm['vcpus'] == 1 else 's')
-        text.append('  vm %s: %s, %s on processor %d, %s' % (vm['name'], size_text(vm['memory']), vcpus, vm['core'], vm['kind']) + (' at 0x%x' % vm['load'] if vm['kind'] == 'flat' else ''))
+        text.append('  vm %s: %s, %s on %s, %s' % (vm['name'], size_text(vm['memory']), vcpus, _places(vm['places']), vm['kind']) + (' at 0x%x' % vm['load'] if vm['kind'] == 'flat' else ''))
         text.append('    program: module %d, image: module %d, restarts: %d, exit port: %s, TSC: %s'
                     % (vm['vmm'], vm['image'], vm['restarts'], 'yes' if vm['exit_port'] else 'no', "the machine's" if vm['host_tsc'] else 'its own'))
         text.append('    command line: %s' % vm['command_line'])
         text += ['    module %d: %s' % pair for pair in vm['modules']]
     out.print('\n'.join(text), markup=False)
+
+
+def _places(places):
+    """Where a VM runs: 'processor 1', or 'processors 0, 1, 0' when its virtual ones are on several, in their order."""
+    return 'processor %d' % places[0] if len(set(places)) == 1 else 'processors ' + ', '.join(map(str, places))
 
 
 @app.command()

@@ -96,9 +96,15 @@ def _own_cpus(value):
     if type(value) is int and value > 0:
         raise wrong('is a list of the processors that the VM runs on', '[%d] for processor %d, or vcpus = %d for virtual ones' % (value, value, value))
     if not isinstance(value, list) or any(type(each) is not int or each < 0 for each in value):
-        raise wrong('is a list of the processors that the VM runs on', '[1]')
-    if len(value) != 1:
-        raise wrong('names %d processors: a VM runs on one' % len(value), '[%d]' % (value[0] if value else 0))
+        raise wrong('is a list of the processors that the VM runs on', '[1], or [0, 1]')
+    if not value:
+        raise wrong('names no processor: a VM runs on one at least', '[0]')
+    if len(value) > core.MOST:
+        raise wrong('names %d processors: a box has at most %d' % (len(value), core.MOST), 'each that the VM runs on once')
+    once = list(dict.fromkeys(value))
+    if len(once) != len(value):
+        twice = next(each for each in once if value.count(each) > 1)
+        raise wrong('names processor %d more than once: virtual processors go round this list anyway' % twice, '%s' % once)
     return value
 
 
@@ -423,6 +429,13 @@ def _was_misspelt(key, raw, table):
     """Does some unknown key of this table look like `key`? Then that has been said already."""
     return any(difflib.get_close_matches(other, type(table).model_fields, 1, 0.6) == [key]
                for other in raw or () if other not in type(table).model_fields)
+
+
+def was_misread(key, source, table, path):
+    """Does the file say something for `key` of the table at `path` that was no value for it? Then its default stands there, and that has
+    been said already."""
+    raw = raw_at(source.table, path)
+    return isinstance(raw, dict) and (key in raw and key not in table.model_fields_set or _was_misspelt(key, raw, table))
 
 
 def raw_at(table, path):

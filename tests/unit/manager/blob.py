@@ -7,16 +7,24 @@ FLAT, MULTIBOOT = 1, 2
 
 
 def vm(name, ram=4 << 20, vmm=2, image=3, kind=MULTIBOOT, flags=0, restarts=0, load=0, command_line='', modules=(), time_limit=0, vcpus=1,
-       entitlement=1, cap=0, weight=100, core=0):
-    """One VM as a dict. modules: (module number, string) pairs."""
+       entitlement=1, cap=0, weight=100, core=0, cores=None, word=None):
+    """One VM as a dict. modules: (module number, string) pairs. core: that of all its vCPUs; or cores: theirs in turns; or word: as it stands."""
     return dict(name=name, ram=ram, vmm=vmm, image=image, kind=kind, flags=flags, restarts=restarts, load=load,
                 command_line=command_line, modules=list(modules), count=len(modules), time_limit=time_limit, vcpus=vcpus,
-                entitlement=entitlement, cap=cap, weight=weight, core=core)
+                entitlement=entitlement, cap=cap, weight=weight, core=core, cores=cores, word=word)
+
+
+def places(one):
+    """Each vCPU's core, four bits for each."""
+    if one['word'] is not None:
+        return one['word']
+    cores = one['cores'] or [one['core']]
+    return sum(cores[n % len(cores)] << 4 * n for n in range(min(one['vcpus'], 4)))
 
 
 def record(one, add_string):
     """The 144 bytes of a VM record."""
-    out = struct.pack('<32sQQQQ', one['name'], one['ram'], one['load'], one['vcpus'], one['core'])
+    out = struct.pack('<32sQQQQ', one['name'], one['ram'], one['load'], one['vcpus'], places(one))
     out += struct.pack('<8I', one['vmm'], one['image'], one['kind'], one['flags'], one['restarts'], add_string(one['command_line']),
                        one['count'], one['time_limit'])
     for n in range(4):
@@ -30,7 +38,7 @@ def record(one, add_string):
     return out
 
 
-def make(vms, version=3, magic='BLKDCONF'):
+def make(vms, version=4, magic='BLKDCONF'):
     """The blob. An int in place of a string is taken as its offset."""
     strings = bytearray()
     start = 24 + 144 * len(vms)

@@ -4,7 +4,7 @@ import struct
 from hypervisor.manager.frames import Box
 from hypervisor.manager.station import Station
 from hypervisor.manager.vm import Vm
-from hypervisor.spec import boot, call, exit, status, vcpu
+from hypervisor.spec import boot, call, ending, exit, status, vcpu
 from hypervisor.spec.config import MAX_VMS
 from tests.unit.fake_kernel import PAGE, TSC_KHZ, FakeKernel
 
@@ -32,8 +32,9 @@ class Finished(Exception):
 
 
 class Peer(object):
-    """The other end. script: ('say', bytes) in whole messages or not; ('hear', n) waits until n messages have come in all; ('sleep', ms);
-    ('die', text); ('do', f); ('finish',)."""
+    """The other end, manager and kernel. script: ('say', bytes) in whole messages or not; ('hear', n) waits until n messages have come in
+    all; ('sleep', ms); ('die', text); ('do', f); ('finish',); ('offer', vm[, status]): what its VM has here may be fetched, or that fails;
+    ('end', vm): the VM has ended, and what it has here with it."""
 
     def __init__(self, core, script=(), answers=True):
         self.core, self.script, self.answers = core, list(script), answers
@@ -45,6 +46,9 @@ class Peer(object):
         self.given = []             # (module, first frame, count, bytes)
         self.steps = []
         self.wake = 0
+        self.offers = {}            # VM -> what the first JOIN for it comes to
+        self.told = []              # (vm, how, detail): branches that this core has stopped
+        self.offered = []           # VMs that were started and have vCPUs there
 
     def hear(self):
         if self.wants_room and not self.deaf and self.inbox:
@@ -82,7 +86,15 @@ class Peer(object):
             self.wake = self.kernel.now + int(action[1] * TSC_KHZ)
         elif action[0] == 'die':
             self.state, self.text, self.script = DEAD, action[1], []
+            for core, name in list(self.kernel.branches):
+                if core == self.core:
+                    self.kernel.end_branch(self, name)
             self.tell()
+        elif action[0] == 'offer':
+            self.offers[action[1]] = action[2] if len(action) > 2 else status.OK
+            self.tell()
+        elif action[0] == 'end':
+            self.kernel.end_branch(self, action[1])
         elif action[0] == 'do':
             action[1](self)
         elif action[0] == 'finish':
@@ -97,6 +109,8 @@ class CoresKernel(FakeKernel):
         peers = options.pop('peers', ())
         self.core = options.pop('core', 0)
         self.peers = dict((peer.core, peer) for peer in peers)
+        self.branches = {}          # (core, VM) -> Compartment
+        self.asked = []             # (slot, core, VM) of each JOIN
         FakeKernel.__init__(self, *arguments, **options)
         for peer in peers:
             peer.kernel = self
@@ -140,6 +154,53 @@ class CoresKernel(FakeKernel):
         del peer.outbox[:vcpu.RING_BYTES]
         self.page_write(data)
         return status.OK, len(data)
+
+    def has_core(self, core):
+        return core == self.core or core in self.peers
+
+    # -- VMs on several cores
+
+    def do_start(self, slot, *arguments):
+        answer = FakeKernel.do_start(self, slot, *arguments)
+        if answer == status.OK:
+            for core, name in sorted(set(self.look(slot, 'compartment').places)):
+                if core != self.core:
+                    self.peers[core].offered.append(name)
+        return answer
+
+    def do_join(self, slot, core, name):
+        self.asked.append((slot, core, name))
+        peer = self.peers.get(core)
+        if peer is None or name >= MAX_VMS:
+            return status.BAD_RANGE
+        if not 0 <= slot < call.SLOTS or slot in self.current.slots:
+            return status.BAD_SLOT
+        if name not in peer.offers:
+            return status.NOT_OFFERED
+        answer = peer.offers.pop(name)
+        if answer == status.OK:
+            made = self.make_compartment()
+            made.state, made.watcher_slot, made.home = call.STATE_RUNNING, slot, (peer, name)
+            self.current.slots[slot] = self.branches[core, name] = made
+        return answer
+
+    def do_stop(self, slot, how, detail):
+        owner = self.look(slot, 'compartment')
+        if owner not in self.branches.values():
+            return FakeKernel.do_stop(self, slot, how, detail)
+        if owner.state == call.STATE_ENDED:
+            del self.current.slots[slot]
+            return status.OK
+        peer, name = owner.home
+        peer.told.append((name, how, detail))
+        self.end(owner, how, detail)
+        return status.OK
+
+    def end_branch(self, peer, name):
+        peer.offers.pop(name, None)
+        branch = self.branches.get((peer.core, name))
+        if branch is not None and branch.state == call.STATE_RUNNING:
+            self.end(branch, ending.EXITED, 0)
 
     def startable(self, core):
         peer = self.peers.get(core)

@@ -95,6 +95,11 @@ def on_cores(*pairs):
     return blob.make([blob.vm('v%d' % n, image=3 + n, entitlement=each, core=core) for n, (each, core) in enumerate(pairs)])
 
 
+def over_cores(*pairs):
+    """VMs with four vCPUs each, on several cores."""
+    return blob.make([blob.vm('v%d' % n, image=3 + n, vcpus=4, entitlement=each, cores=cores) for n, (each, cores) in enumerate(pairs)])
+
+
 def promised(*entitlements):
     return blob.make([blob.vm('v%d' % n, image=3 + n, entitlement=each) for n, each in enumerate(entitlements)])
 
@@ -110,7 +115,11 @@ def promised(*entitlements):
     (one(ram=1 << 30), config.OK),
     (one(vcpus=0), config.NO_VCPU), (one(vcpus=4), config.OK), (one(vcpus=5), config.TOO_MANY_VCPUS), (one(vcpus=1 << 32), config.TOO_MANY_VCPUS),
     (one(vcpus=1 << 63), config.TOO_MANY_VCPUS), (one(vcpus=(1 << 64) - 1), config.TOO_MANY_VCPUS),
-    (one(core=7), config.OK), (one(core=8), config.NO_SUCH_CORE), (one(core=(1 << 64) - 1), config.NO_SUCH_CORE),
+    (one(core=7), config.OK), (one(core=8), config.NO_SUCH_CORE), (one(word=(1 << 64) - 1), config.NO_SUCH_CORE),
+    (one(vcpus=4, cores=[7, 0, 3]), config.OK), (one(vcpus=4, word=0x8000), config.NO_SUCH_CORE), (one(vcpus=4, word=0x0f07), config.NO_SUCH_CORE),
+    (one(vcpus=3, word=0x1012), config.CORE_WITHOUT_VCPU), (one(vcpus=1, word=0x10), config.CORE_WITHOUT_VCPU),
+    (one(vcpus=4, word=0x10000), config.CORE_WITHOUT_VCPU), (one(vcpus=4, word=1 << 63), config.CORE_WITHOUT_VCPU),
+    (one(vcpus=0, word=1), config.NO_VCPU), (one(vcpus=1 << 63, word=0), config.TOO_MANY_VCPUS),
     (several(4, 4, 4, 3), config.OK), (several(4, 4, 4, 4), config.TOO_MANY_VCPUS_TOGETHER), (several(4, 4, 4, 3, 1), config.TOO_MANY_VCPUS_TOGETHER),
     (one(entitlement=0), config.ENTITLEMENT_RANGE), (one(entitlement=101), config.ENTITLEMENT_RANGE), (one(entitlement=95), config.OK),
     (one(entitlement=0xffffffff), config.ENTITLEMENT_RANGE), (one(entitlement=1 << 31), config.ENTITLEMENT_RANGE),
@@ -119,6 +128,8 @@ def promised(*entitlements):
     (one(weight=0), config.WEIGHT_RANGE), (one(weight=10000), config.OK), (one(weight=10001), config.WEIGHT_RANGE),
     (one(weight=1 << 32), config.WEIGHT_RANGE), (one(weight=(1 << 64) - 1), config.WEIGHT_RANGE),
     (on_cores((60, 0), (60, 1), (35, 0)), config.OK), (on_cores((60, 1), (35, 0), (36, 1)), config.PROMISED_TOO_MUCH),
+    (over_cores((60, [0, 1]), (35, [1, 0])), config.OK), (over_cores((60, [0, 1]), (35, [2, 1]), (36, [0, 2])), config.PROMISED_TOO_MUCH),
+    (over_cores((60, [0, 1]), (36, [2, 1])), config.PROMISED_TOO_MUCH), (over_cores((95, [0, 1, 0, 1])), config.OK),
     (promised(50, 45), config.OK), (promised(50, 46), config.PROMISED_TOO_MUCH), (promised(100), config.PROMISED_TOO_MUCH),
     (promised(60, 34, 1), config.OK), (promised(60, 34, 1, 1), config.PROMISED_TOO_MUCH), (promised(100, 100, 100), config.PROMISED_TOO_MUCH),
     (one(vmm=0), config.VMM_NO_MODULE), (one(vmm=1), config.VMM_NO_MODULE), (one(vmm=8), config.VMM_NO_MODULE),
@@ -147,6 +158,14 @@ def test_a_record_that_breaks_a_rule_is_refused_with_its_sentence(data, expected
     names = dict((number, name) for number, name, _ in config.TABLE)
     assert names[answer] == names[expected]
     assert (answer == config.OK) == (parser.culprit == -1)
+
+
+def test_each_vcpu_has_its_core_and_the_first_ones_is_home():
+    answer, parser = check(blob.make([blob.vm('a', vcpus=4, cores=[2, 7, 0]), blob.vm('b', image=4, vcpus=2)]))
+    a, b = parser.vms[:2]
+    assert answer == config.OK and [a.core_of(n) for n in range(4)] == [2, 7, 0, 2] and (a.core, b.core) == (2, 0)
+    assert [core for core in range(8) if a.is_on(core)] == [0, 2, 7] and [core for core in range(8) if b.is_on(core)] == [0]
+    assert a.missing(r_uint(0x85)) == -1 and a.missing(r_uint(0x05)) == 7 and a.missing(r_uint(0)) == 2 and a.missing(r_uint(1 << 63 | 0x84)) == 0
 
 
 def test_promises_are_counted_anew_for_each_blob_and_the_last_vm_is_the_culprit():

@@ -143,7 +143,7 @@ def test_a_vm_whose_share_the_kernel_refuses_is_not_started():
 def test_a_vm_whose_last_vcpu_cannot_be_made_is_not_started():
     kernel = FakeKernel(modules(blob.make([blob.vm('four', vcpus=4), blob.vm('one', image=4, ram=2 << 20)]), 'A', 'B'), regions=(4096,))
     plain = kernel.do_vcpu_create
-    kernel.do_vcpu_create = lambda slot, target: status.NO_ROOM if target == call.SLOT_VCPU + 3 else plain(slot, target)
+    kernel.do_vcpu_create = lambda slot, target, core, name: status.NO_ROOM if target == call.SLOT_VCPU + 3 else plain(slot, target, core, name)
     run = Run(kernel)
     assert 'status %d' % status.NO_ROOM in run.row_of('four') and list(kernel.started) == ['one']
     assert all(owner is kernel.manager for owner in kernel.owner.values())
