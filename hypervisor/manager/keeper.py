@@ -1,5 +1,8 @@
 """What every core's manager does for the VMs of its core: make them, notice how they end, keep their limits, take back what they had.
 
+A VM is at home on the core of its first vCPU. vCPUs that it has on other cores are a *branch* there: that core's manager fetches it when
+the home's has started the VM, gives it its share and watches its time; that the VM ends, and how, is told at home alone.
+
 The first core's manager (main.py) also serves the serial port; another core's (station.py) tells it what happens here.
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
@@ -8,11 +11,11 @@ from hypervisor.hw import memory
 from hypervisor.hw.task import rdtsc
 from hypervisor.lib import call
 from hypervisor.manager import config
-from hypervisor.manager.build import CONFIG_WINDOW, Builder
+from hypervisor.manager.build import CONFIG_WINDOW, CORE_SILENT, NO_CORE, Builder
 from hypervisor.manager.config import Config
 from hypervisor.manager.frames import frames_of
 from hypervisor.manager.recall import Recall
-from hypervisor.manager.vm import ABSENT, RUNNING
+from hypervisor.manager.vm import ABSENT, AWAITED, ELSEWHERE, GONE, JOINED, NOWHERE, RUNNING
 from hypervisor.spec import ending, exit, layout, status
 from hypervisor.spec.call import READ, SLOT_MODULE, SLOT_SELF, STATE_ENDED
 from hypervisor.spec.config import MAX_VMS, MODULE_CONFIG
@@ -51,7 +54,37 @@ class Keeper(object):
         self.count = self.config.count
         for n in range(MAX_VMS):
             self.vms[n].state = ABSENT
+            self.vms[n].branch = ELSEWHERE
             self.recalls[n].start()
+
+    def make_all(self, running):
+        """Make this core's VMs, and look out for what others' have here. running: bit n for each core n that runs; a VM that needs
+        another one is not made at all."""
+        for n in range(self.count):
+            vm = self.vms[n]
+            missing = vm.missing(running)
+            if missing != NOWHERE:
+                if self.speaks_for(vm):
+                    self.fail(vm, self.why(missing))
+            elif self.is_here(vm):
+                self.create(vm)
+            elif vm.is_on(self.box.core):
+                vm.branch = AWAITED
+
+    def speaks_for(self, vm):
+        """Is it this manager who tells that the VM could not be started?"""
+        return self.is_here(vm)
+
+    def why(self, core):
+        """Why a core does not run: a status, or a reason of build.py."""
+        return NO_CORE if core >= self.box.cores else CORE_SILENT
+
+    def fail(self, vm, reason):
+        """It has ended before it began."""
+        vm.how = ending.NOT_STARTED
+        vm.detail = r_uint(reason)
+        vm.state = GONE
+        self.announce(vm)
 
     def create(self, vm):
         self.builder.create(vm)
@@ -67,7 +100,11 @@ class Keeper(object):
     def handle_ends(self):
         for n in range(self.count):
             vm = self.vms[n]
-            if vm.state == RUNNING and self.is_here(vm) and self.signals & vm.end_signal != r_uint(0):
+            if self.signals & vm.end_signal == r_uint(0):
+                continue
+            if vm.branch == JOINED:
+                self.examine_branch(vm)
+            elif vm.state == RUNNING and self.is_here(vm):
                 self.examine(vm)
 
     def examine(self, vm):
@@ -90,15 +127,51 @@ class Keeper(object):
         for kind in range(exit.COUNT):
             vm.exits[kind] = self.word(INSPECT['EXITS'] + 8 * kind)
 
+    # -- branches
+
+    def join_all(self):
+        """Fetch what others' VMs have here and their cores have offered by now. One that is never offered has ended before; the first
+        core's manager hears that, another one asks on."""
+        for n in range(self.count):
+            vm = self.vms[n]
+            if vm.branch == AWAITED and vm.state != GONE:
+                self.join(vm)
+
+    def join(self, vm):
+        answer = call.join(vm.compartment, vm.core, vm.index)
+        if answer == status.NOT_OFFERED:
+            return
+        if answer != status.OK:
+            vm.branch = ELSEWHERE       # for good: the kernel has told the VM's own, which ends it
+            return
+        vm.branch = JOINED
+        answer = call.share(vm.compartment, vm.entitlement, vm.cap, vm.weight)
+        if answer != status.OK:
+            call.stop(vm.compartment, ending.NOT_STARTED, r_uint(answer))
+
+    def examine_branch(self, vm):
+        """Release a branch that has ended. One that is not in its slot any more had ended by itself before this manager stopped it."""
+        answer = call.inspect(vm.compartment)
+        if answer == status.OK:
+            if intmask(call.value()) != STATE_ENDED:
+                return
+            call.stop(vm.compartment, ending.DESTROYED, r_uint(0))
+        vm.branch = ELSEWHERE
+
+    # -- time limits
+
     def word(self, offset):
         return memory.load64(PAGE + r_uint(offset))
 
     def enforce_limits(self):
-        """End each VM that has had the processor for longer than its configuration allows."""
+        """End each VM that has had this processor for longer than its configuration allows."""
         for n in range(self.count):
             vm = self.vms[n]
-            if vm.state == RUNNING and self.is_here(vm) and vm.time_limit != 0 and self.has_had(vm, r_uint(vm.time_limit)):
+            if vm.time_limit != 0 and self.has_part_of(vm) and self.has_had(vm, r_uint(vm.time_limit)):
                 call.stop(vm.compartment, ending.TIME_LIMIT, r_uint(vm.time_limit))
+
+    def has_part_of(self, vm):
+        return vm.branch == JOINED or vm.state == RUNNING and self.is_here(vm)
 
     def has_had(self, vm, milliseconds):
         """Have its vCPUs run for so long? The VMM's own time counts as well: it works for its guest."""

@@ -15,7 +15,7 @@ from hypervisor.manager.post import NOTHING
 from hypervisor.manager.serial import Serial
 from hypervisor.manager.station import Station
 from hypervisor.manager.table import Table, ended_well
-from hypervisor.manager.vm import ENDED, GONE, RUNNING, Vm
+from hypervisor.manager.vm import ENDED, GONE, JOINED, RUNNING, Vm
 from hypervisor.spec import core, ending, link, status
 from hypervisor.spec.call import SLOT_LINK
 from hypervisor.spec.config import MAX_VMS
@@ -61,44 +61,49 @@ class Manager(Keeper):
         self.console.end()
 
     def create_all(self):
-        """The other cores first: they make their VMs while this one makes its own."""
+        """The other cores first, all of them: a VM may need several. They make their VMs while this one makes its own."""
         self.forget_all()
         self.console.start(self.count, self.box.tsc_khz)
+        running = r_uint(1) << core.FIRST
         for n in range(1, core.MOST):
             self.start_core(n)
+            if self.outposts[n].state == READY:
+                running |= r_uint(1) << n
+        for n in range(1, core.MOST):
+            if self.outposts[n].state == READY:
+                self.outposts[n].begin(running)
         for n in range(self.count):
-            if self.is_here(self.vms[n]):
-                self.create(self.vms[n])
+            vm = self.vms[n]
+            if not self.is_here(vm) and not self.speaks_for(vm):
+                vm.state = RUNNING
+        self.make_all(running)
         self.console.focus_first()
 
     def start_core(self, number):
-        """Start a core that VMs are to run on. If that fails, these have ended before they began."""
+        """Start a core if a vCPU is to live there."""
         outpost = self.outposts[number]
         outpost.state = IDLE
-        if not self.has_vms(number):
+        if not self.is_needed(number):
             return
-        answer = outpost.start(self.count) if number < self.box.cores else NO_CORE
-        for n in range(self.count):
-            vm = self.vms[n]
-            if vm.core == number:
-                vm.state = RUNNING
-        if answer != status.OK:
+        if number >= self.box.cores:
+            outpost.failure = NO_CORE
+            return
+        outpost.failure = outpost.start(self.count)
+        if outpost.failure != status.OK:
             self.say_last_words(number)
-            for n in range(self.count):
-                if self.vms[n].core == number:
-                    self.fail(self.vms[n], answer)
 
-    def fail(self, vm, answer):
-        vm.how = ending.NOT_STARTED
-        vm.detail = r_uint(answer)
-        vm.state = GONE
-        self.table.announce(vm)
-
-    def has_vms(self, number):
+    def is_needed(self, number):
         for n in range(self.count):
-            if self.vms[n].core == number:
+            if self.vms[n].is_on(number):
                 return True
         return False
+
+    def speaks_for(self, vm):
+        """Also for those whose own manager does not run."""
+        return self.is_here(vm) or self.outposts[vm.core].state != READY
+
+    def why(self, core):
+        return self.outposts[core].failure
 
     def verdict(self):
         """The box's status: 0 when every VM ended well."""
@@ -131,6 +136,7 @@ class Manager(Keeper):
         self.collect(rdtsc() + self.box.tsc_khz * r_uint(self.nap_ms()), more)
         self.handle_ends()
         self.watch_cores()
+        self.join_all()
         self.enforce_limits()
 
     def nap_ms(self):
@@ -205,12 +211,14 @@ class Manager(Keeper):
         return self.signals & (r_uint(1) << (SLOT_LINK + number)) != r_uint(0)
 
     def lose_core(self, outpost):
-        """Its VMs are gone; what it left behind is shown."""
+        """The VMs that are at home there are gone; what it left behind is shown. Those that had only vCPUs there end at their homes."""
         outpost.state = LOST
         self.say_last_words(outpost.core)
         for n in range(self.count):
             vm = self.vms[n]
             if vm.core == outpost.core and vm.state == RUNNING:
+                if vm.branch == JOINED:         # its kernel may go on, with a manager who has gone mad
+                    call.stop(vm.compartment, ending.DESTROYED, r_uint(0))
                 outpost.lose(vm)
                 self.say_end(vm)
 

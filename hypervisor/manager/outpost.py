@@ -28,8 +28,9 @@ R0 = r_uint(0)
 
 
 class Outpost(object):
-    """state: IDLE without VMs, READY when it was started, LOST when it could not be or has died.
+    """state: IDLE where no VM has a vCPU, READY when it was started, LOST when it could not be or has died.
 
+    failure: why it could not be started, a status or a reason of build.py.
     unsure: it may have died without being noticed: the signal that says so may have come while the next core was being started."""
 
     def __init__(self, core, box, vms):
@@ -38,6 +39,7 @@ class Outpost(object):
         self.vms = vms
         self.post = Post(core)
         self.state = IDLE
+        self.failure = status.OK
         self.unsure = False
         self.in_flight = [False] * len(vms)     # KEYS of these VMs have not been answered
 
@@ -59,11 +61,15 @@ class Outpost(object):
         if answer == status.OK:
             self.state = READY
             self.unsure = True
-            self.post.begin(link.BEGIN, 0, link.WALL['END'])
-            self.post.put_word(r_uint(self.box.clock.seconds))
-            self.post.put_word(self.box.clock.tsc)
-            self.post.pump()
         return answer
+
+    def begin(self, running):
+        """Let its manager make its VMs. running: bit n for each core n that runs, this one among them."""
+        self.post.begin(link.BEGIN, 0, link.WALL['END'])
+        self.post.put_word(r_uint(self.box.clock.seconds))
+        self.post.put_word(self.box.clock.tsc)
+        self.post.put_word(running)
+        self.post.pump()
 
     def pause(self, milliseconds):
         """Wait that long, whatever signals come meanwhile: processors need these times."""
@@ -86,7 +92,7 @@ class Outpost(object):
         return CORE_SILENT
 
     def give_all(self, count):
-        """Its memory, then the modules."""
+        """Its memory, then the modules. A VM that is at home elsewhere needs nothing of that here."""
         frames = self.box.frames
         need = self.box.core_frames
         for n in range(count):

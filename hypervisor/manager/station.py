@@ -11,7 +11,8 @@ from hypervisor.manager import config
 from hypervisor.manager.keeper import IDLE_MS, POLL_MS, Keeper
 from hypervisor.manager.post import NOTHING, Post
 from hypervisor.manager.vm import CLOSING, ENDED, RUNNING
-from hypervisor.spec import core, exit, layout, link, status
+from hypervisor.spec import core, ending, exit, layout, link, status
+from hypervisor.spec.call import SLOT_SELF
 from hypervisor.spec.config import MAX_VMS
 from hypervisor.spec.vcpu import RING_BYTES
 
@@ -49,6 +50,7 @@ class Station(Keeper):
         call.wait(r_uint(1) if more else rdtsc() + self.box.tsc_khz * r_uint(self.nap_ms()))
         self.signals = call.value()
         self.handle_ends()
+        self.join_all()
         self.enforce_limits()
 
     def nap_ms(self):
@@ -71,23 +73,26 @@ class Station(Keeper):
         return kind != NOTHING
 
     def begin(self):
-        """Create this core's VMs, once."""
+        """Create this core's VMs, once. A core whose manager refuses the configuration stops: VMs of other cores would wait for the
+        vCPUs that they have here."""
         if self.begun:
             return
         self.begun = True
         self.box.clock.seconds = intmask(self.post.word(link.WALL['SECONDS']))
         self.box.clock.tsc = self.post.word(link.WALL['TSC'])
+        running = self.post.word(link.WALL['CORES'])
         self.config.core = self.box.core
         code = self.read_config()
         if code != config.OK:
             self.post.begin(link.REFUSED, 0, 8)
             self.post.put_word(r_uint(code))
+            self.post.pump()
+            call.stop(SLOT_SELF, ending.NOT_STARTED, r_uint(code))
             return
         self.forget_all()
         for n in range(self.count):
             self.keys[n].count = 0
-            if self.is_here(self.vms[n]):
-                self.create(self.vms[n])
+        self.make_all(running)
 
     def take_keys(self, index):
         if index >= self.count:

@@ -8,7 +8,7 @@ from hypervisor.manager import config
 from hypervisor.manager.outpost import START_MS
 from hypervisor.manager.vm import GONE
 from hypervisor.spec import call, ending, status
-from tests.unit.fake_kernel import TSC_KHZ, Stuck, quick
+from tests.unit.fake_kernel import TSC_KHZ, Stuck, TaskStopped, quick
 from tests.unit.manager import blob
 from tests.unit.manager.box import EXITED, Run, modules
 from tests.unit.manager.cores import (BEGIN, ENDED, KEYS, OUTPUT, REFUSED, TAKEN, CORE_FRAMES, MEMORY, CoresKernel, Finished, Peer, ended,
@@ -132,7 +132,7 @@ def test_a_core_that_dies_while_the_next_is_started_is_noticed():
 
 
 def test_a_core_that_talks_does_not_shorten_the_times_that_the_next_one_needs():
-    first = Peer(1, [('hear', 1)] + [step for _ in range(30) for step in (('sleep', 0.4), out(0, b'x'))] + [('say', ended(0))])
+    first = Peer(1, [step for _ in range(30) for step in (('sleep', 0.4), out(0, b'x'))] + [('say', ended(0))])
     second = Peer(2, [('hear', 1), ('say', ended(1))])
     configuration = blob.make([blob.vm('alpha', image=3, ram=2 << 20, core=1), blob.vm('beta', image=4, ram=2 << 20, core=2)])
     assert Run(two_cores([], first, second, configuration=configuration)).status == 0
@@ -217,11 +217,14 @@ def run_station(script, vms, scripts, sizes=('A' * 5000, 'B' * 4096), prepare=No
         station.run()
     except (Finished, Stuck):
         pass
+    except TaskStopped as stopped:
+        peer.hear()
+        peer.stopped = stopped.how, stopped.detail
     return kernel, peer, station
 
 
-def begin(seconds=77, tsc=88):
-    return ('say', message(BEGIN, 0, word(seconds) + word(tsc)))
+def begin(seconds=77, tsc=88, running=0xff):
+    return ('say', message(BEGIN, 0, word(seconds) + word(tsc) + word(running)))
 
 
 VMS = [blob.vm('alpha', image=3), blob.vm('beta', image=4, ram=2 << 20, core=1)]
@@ -295,6 +298,7 @@ def test_station_refuses_what_it_cannot_make_and_says_why(spoil, right):
     spoil(vms)
     kernel, peer, _ = run_station([begin(), ('sleep', 100), ('finish',)], vms, {})
     assert peer.heard == [(REFUSED, 0, word(right))] and not kernel.started
+    assert peer.stopped == (ending.NOT_STARTED, right), 'vCPUs of others that were to live here'
 
 
 def test_what_others_vms_need_is_not_looked_for_here():
