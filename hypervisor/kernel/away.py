@@ -70,7 +70,7 @@ def receive():
             if links.state(core) == r_uint(cores.DEAD):
                 lose(core)
         core += 1
-    if news.any:
+    if news.any or wire.left:
         wire.flush()
 
 

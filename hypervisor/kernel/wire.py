@@ -5,7 +5,7 @@ from hypervisor.hw import memory
 from hypervisor.kernel import news as marks
 from hypervisor.kernel import state
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.compartment import bounds, compartments
+from hypervisor.kernel.compartment import NO_NAME, bounds, compartments
 from hypervisor.kernel.core import this
 from hypervisor.kernel.link import wires
 from hypervisor.kernel.news import news
@@ -30,10 +30,11 @@ BASE, LDR, DFR, SVR = [spec.ADDRESS_FIELDS[name] for name in ('BASE', 'LDR', 'DF
 
 
 class Wire(object):
-    """out: hva of the page in which a message is put together."""
+    """out: hva of the page in which a message is put together. left: something has found no room."""
 
     def __init__(self):
         self.out = R0
+        self.left = False
 
     def open(self):
         """Once the arena is where it stays. Returns success."""
@@ -63,19 +64,24 @@ class Wire(object):
     def flush(self):
         """Send what is marked. What finds no room keeps its mark: the other core's doorbell brings us back here."""
         news.any = False
+        left = 0
         n = 0
         while n < bounds.compartments:
-            if compartments[n].news != 0:
-                self.flush_compartment(compartments[n])
+            compartment = compartments[n]
+            if compartment.news != 0:
+                self.flush_compartment(compartment)
+                left |= compartment.news
             n += 1
         n = 0
         while n < bounds.vcpus:
             vcpu = vcpus[n]
             if vcpu.news != 0 and vcpu.compartment is not None:
                 self.flush_vcpu(vcpu)
+                left |= vcpu.news
             n += 1
         if offers.owed:
             self.flush_offers()
+        self.left = left != 0 or offers.owed
 
     def flush_compartment(self, compartment):
         if compartment.news & marks.OFFER:
@@ -88,6 +94,7 @@ class Wire(object):
             compartment.news &= ~marks.ENDED
         if compartment.news & marks.STOPPED and self.send_counts(compartment):
             compartment.news &= ~marks.STOPPED
+            compartment.name = NO_NAME          # its home expects nothing more
 
     def flush_vcpu(self, vcpu):
         if vcpu.news & marks.ANSWER and self.send_answer(vcpu):

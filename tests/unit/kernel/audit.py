@@ -5,7 +5,7 @@ import struct
 from hypervisor.hw import image
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import compartments
-from hypervisor.kernel.frames import FIRST_COMPARTMENT, KERNEL, frames
+from hypervisor.kernel.frames import FIRST_COMPARTMENT, KERNEL, NOBODY, OTHER_CORE, frames
 from hypervisor.kernel.inventory import inventory
 from hypervisor.spec.call import STATE_ENDED
 from hypervisor.spec.core import BOOT_TABLE_PAGES
@@ -30,7 +30,7 @@ class Reach(object):
 
 
 def message_addresses(c):
-    return [TASK_PAGE] + [VCPU_PAGE + PAGE * n for n in range(c.vcpu_count)]
+    return [TASK_PAGE] + [VCPU_PAGE + PAGE * n for n in range(c.vcpu_count) if not (c.is_branch() and c.vcpus[n].away)]
 
 
 def check(machine):
@@ -62,6 +62,9 @@ def one_owner(machine, reach):
                 expected.remove(page.address)
                 continue
             here = slice(page.frame, page.frame + page.frames)
+            if kind == 'nested' and compartments[number].is_branch():       # its home's: to this core they are nobody's, or nothing
+                assert not table[here].strip(bytes(bytearray([NOBODY]))).strip(bytes(bytearray([OTHER_CORE]))), 'a branch reaches what is this core\'s'
+                continue
             owner = bytearray([FIRST_COMPARTMENT + number]) * page.frames
             assert here.stop <= len(table), 'a frame that no memory has: %#x' % page.frame
             assert table[here] == owner, 'frames %#x of %r are reached by %d' % (page.frame, set(table[here]), number)
@@ -157,10 +160,13 @@ def pages_of_the_arena(machine, reach):
         assert not seen.intersection(account), 'a page of the arena is used twice'
         seen.update(account)
         held = walker.tables(machine.memory, int(c.space.root)) + [page_of(c.task.area), int(c.task.page_hpa)]
-        if c.nested.root:
+        if c.nested.root and not c.is_branch():
             held += walker.tables(machine.memory, int(c.nested.root))
         for vcpu in c.vcpus[:c.vcpu_count]:
-            held += [page_of(vcpu.area), int(vcpu.page_hpa), int(vcpu.control_hpa)]
+            if not vcpu.away:
+                held += [page_of(vcpu.area), int(vcpu.page_hpa), int(vcpu.control_hpa)]
+            elif not c.is_branch():
+                held += [page_of(vcpu.mirror), int(vcpu.page_hpa)]
         assert len(set(held)) == len(held), 'compartment %d uses an arena page for two things' % c.number
         assert set(held) <= set(account), 'compartment %d uses arena pages that are not on its account' % c.number
     kept = total - len(seen)
