@@ -33,7 +33,7 @@ class Finished(Exception):
 
 class Peer(object):
     """The other end, manager and kernel. script: ('say', bytes) in whole messages or not; ('hear', n) waits until n messages have come in
-    all; ('sleep', ms); ('die', text); ('do', f); ('finish',); ('offer', vm[, status]): what its VM has here may be fetched, or that fails;
+    all; ('sleep', ms); ('until', f) waits for f(peer); ('die', text); ('do', f); ('finish',); ('offer', vm[, status]): what its VM has here may be fetched, or that fails;
     ('end', vm): the VM has ended, and what it has here with it."""
 
     def __init__(self, core, script=(), answers=True):
@@ -79,7 +79,7 @@ class Peer(object):
                 self.tell()
             if self.script[0][1]:
                 return taken > 0
-        elif action[0] == 'hear' and len(self.heard) < action[1]:
+        elif action[0] == 'hear' and len(self.heard) < action[1] or action[0] == 'until' and not action[1](self):
             return False
         self.script.pop(0)
         if action[0] == 'sleep':
