@@ -182,6 +182,10 @@ def test_one_mistake_is_told_once(folder, old, new):
     only_mistake(GOOD.replace(old, new, 1), folder)
 
 
+def test_no_box_is_asked_for_more_processors_than_a_box_may_have(folder):
+    assert only_mistake(GOOD.replace('memory = "16M"', 'memory = "16M"\ncpus = [8]'), folder).write == 'a smaller number here'
+
+
 def test_all_mistakes_come_at_once_in_order_of_lines(folder):
     text = GOOD.replace('64M', '63M').replace('"one"', '"One"').replace('"multiboot"', '"x"').replace('"guest"', '"gone"')
     assert [mistake.line for mistake in mistakes_in(text, folder)] == [2, 5, 8, 9]
@@ -231,6 +235,10 @@ def test_a_core_is_not_promised_twice_and_the_sum_is_told(folder):
     assert second.key == 'vm "v2", entitlement' and 'on processor 2 are promised 1.00 of it' in second.what and '0.35 or less' in second.write
     assert only_mistake(spread.replace('0.4', '0.35'), folder).key == 'vm "v1", entitlement'
     assert mistakes_in(spread.replace('0.6', '0.1').replace('0.4', '0.35'), folder) == []
+    crowded = with_entitlements('0.6', '0.5', '0.4').replace('memory = "64M"', 'memory = "128M"\ncpus = 2').replace('name = "v0"', 'name = "v0"\ncpus = [1]')
+    crowded = crowded.replace('name = "v2"', 'name = "v2"\nvcpus = 2\ncpus = [1, 0]').replace('0.5', '0.56')
+    mistake = only_mistake(crowded, folder)
+    assert 'on processor 1 are promised 1.00 of it' in mistake.what and '0.35 or less' in mistake.write, 'it fits both then'
     both = with_entitlements('0.6', '0.6').replace('memory = "64M"', 'memory = "64M"\ncpus = 2')
     assert len(mistakes_in(both, folder)) == 1
     assert mistakes_in(both.replace('name = "v1"', 'name = "v1"\ncpus = [1]'), folder) == []
