@@ -5,13 +5,14 @@ from hypervisor.hw import memory
 from hypervisor.kernel import news as marks
 from hypervisor.kernel import state
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.compartment import NO_NAME, bounds, compartments
+from hypervisor.kernel.compartment import NO_NAME, bounds, compartments, manager
 from hypervisor.kernel.core import this
-from hypervisor.kernel.link import wires
+from hypervisor.kernel.link import links, wires
 from hypervisor.kernel.news import news
 from hypervisor.kernel.offer import offers
+from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.vcpu import vcpus
-from hypervisor.spec import call, wire as spec
+from hypervisor.spec import call, ending, wire as spec
 from hypervisor.spec import core as cores
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import vcpu as page
@@ -113,8 +114,12 @@ class Wire(object):
     # -- from home
 
     def send_offers(self, compartment):
+        """A core that has stopped before takes none, and rings for it no more."""
         core = 0
         while core < this.count:
+            if (compartment.to_offer >> core) & 1 != 0 and links.state(core) == r_uint(cores.DEAD):
+                compartment.stop(ending.CORE_STOPPED, r_uint(core))
+                scheduler.wake(manager)
             if (compartment.to_offer >> core) & 1 != 0:
                 self.begin(spec.OFFER, this.number, compartment.name, 0)
                 self.put(ROOT, compartment.nested.root)

@@ -8,7 +8,7 @@ from elftools.elf.elffile import ELFFile
 from tests.system.box import config, load, run_box, vm
 
 DEAD_CORE = 1
-CALLS_BEFORE = 300              # task runs of that core before its kernel faults: its VM has said something by then
+CALLS_BEFORE = 2000             # task runs of that core before its kernel faults: its VM has said something by then
 ROOM = 128                      # bytes at the end of .entry.text that hold nothing but what the linker fills with
 FILLING = set(b'\x00\x66\x2e\x0f\x1f\x84\x90')
 DISPLACED = b'\x53\x55\x41\x54\x41\x55'     # how bh_task_run begins: push %rbx, %rbp, %r12, %r13
@@ -39,6 +39,18 @@ def test_four_cores_run_their_own_guests(machine):
     assert 'echo: FIRST' in result.lines['a'] and 'echo: SECOND' not in result.lines['a'], result
     assert 'echo: SECOND' in result.lines['b'] and 'echo: FIRST' not in result.lines['b']
     assert result.status == 1
+
+
+@pytest.mark.parametrize('guest, vcpus, cpus, report', [('smp', 2, [0, 1], 'smp: 41 checks, 0 wrong'), ('smp', 2, [1, 0], 'smp: 41 checks, 0 wrong'),
+                                                        ('pvipi', 4, [0, 1, 2], 'pvipi: 19 checks, 0 wrong')])
+def test_a_vms_vcpus_on_several_cores(machine, guest, vcpus, cpus, report):
+    """INIT, STARTUP, interrupts, NMI and exits of vCPUs that run at once, beside a neighbour on each core."""
+    neighbours = [ticker('beside-%d' % core, core) for core in cpus]
+    result = run_box(on_cores(len(cpus), vm('spread', guest, vcpus=vcpus, cpus=cpus), *neighbours), machine)
+    assert result.lines['spread'][-1] == report and result.table['spread'].how == 'exited with status 0', result
+    for each in neighbours:
+        assert result.lines[each['name']][-1] == 'tick 3 of 3' and result.table[each['name']].how == 'exited with status 0', result
+    assert result.status == 0
 
 
 def test_a_core_that_the_machine_does_not_have(machine):
@@ -80,7 +92,10 @@ def faulty(folder):
 
 
 def test_a_core_that_dies_takes_only_its_own_guests(machine):
-    result = run_box(on_cores(3, ticker('zero', 0, 12), ticker('one', 1, 500), ticker('two', 2, 12)), machine, edit=faulty)
+    """And a VM of another core that has a vCPU there."""
+    spread = vm('spread', 'ticker', command_line='lines=500 loops=100000', vcpus=2, cpus=[2, 1])
+    result = run_box(on_cores(3, ticker('zero', 0, 12), ticker('one', 1, 500), ticker('two', 2, 12), spread), machine, edit=faulty)
+    assert result.lines['spread'][0] == 'tick 1 of 500' and result.table['spread'].how == 'its core 1 stopped', result
     assert any(line.startswith('core 1: bulkhead: kernel fault: #UD (invalid opcode)') for line in result.own), result
     assert any(re.match('core 1: RIP   ffffffff8[0-9a-f]{7} ', line) for line in result.own)
     assert result.lines['one'][0] == 'tick 1 of 500' and result.table['one'].how == 'its core 1 stopped'

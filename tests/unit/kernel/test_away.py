@@ -605,6 +605,32 @@ def test_a_core_that_dies_takes_the_vms_with_vcpus_on_it(pair):
     audit.check(pair.box)
 
 
+def test_a_vm_that_begins_when_a_core_of_its_has_stopped_ends_at_once(fresh_pair):
+    pair = fresh_pair
+    make(pair, start=False)
+    pair.on(1)
+    with pytest.raises(hw_cpu.Halted):
+        panic.k_panic_code(1)
+    pair.on(0)
+    scheduler.bell.answer()
+    assert compartments[VM].state == call.STATE_ENDED or pair.call(0, 0, call.START, SLOT, TASK_BASE, 0, 0) == (status.OK, 0)
+    pair.flush()
+    assert (compartments[VM].state, compartments[VM].how, int(compartments[VM].detail)) == (call.STATE_ENDED, ending.CORE_STOPPED, 1)
+    assert int(manager.signals) >> SLOT & 1
+
+
+def test_a_vm_that_is_made_when_a_core_of_its_has_stopped_ends_at_once(fresh_pair):
+    pair = fresh_pair
+    pair.on(1)
+    with pytest.raises(hw_cpu.Halted):
+        panic.k_panic_code(1)
+    pair.on(0)
+    scheduler.bell.answer()
+    make(pair)
+    pair.flush()
+    assert (compartments[VM].state, compartments[VM].how, int(compartments[VM].detail)) == (call.STATE_ENDED, ending.CORE_STOPPED, 1)
+
+
 def test_a_core_that_dies_while_it_is_waited_for_is_not(pair):
     assert pair.call(0, 0, call.STOP, SLOT, ending.DESTROYED, 5) == (status.OK, 0)
     pair.on(1)
