@@ -8,8 +8,8 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.lib import crc32
 from hypervisor.lib.view import View
 from hypervisor.spec import boot, call, layout
-from hypervisor.spec.config import (COMMAND_LINE_BYTES, CORE_BITS, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, MOST_PROMISED, MOST_VCPUS, MOST_VCPUS_TOGETHER,
-                                    NAME_BYTES, RAM_MOST, RAM_STEP, VERSION, VM)
+from hypervisor.spec.config import (COMMAND_LINE_BYTES, CORE_BITS, HEADER, MAGIC, MAX_VMS, MODULE_FIRST, MOST_PROMISED, MOST_VCPUS,
+                                    MOST_VCPUS_TOGETHER, NAME_BYTES, RAM_MOST, RAM_STEP, VERSION, VM)
 from hypervisor.spec.core import MOST as MOST_CORES
 from hypervisor.spec.share import LEAST, NO_CAP, WEIGHT_MOST, WHOLE
 

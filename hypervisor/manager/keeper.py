@@ -127,6 +127,9 @@ class Keeper(object):
         for kind in range(exit.COUNT):
             vm.exits[kind] = self.word(INSPECT['EXITS'] + 8 * kind)
 
+    def word(self, offset):
+        return memory.load64(PAGE + r_uint(offset))
+
     # -- branches
 
     def join_all(self):
@@ -159,9 +162,6 @@ class Keeper(object):
         vm.branch = ELSEWHERE
 
     # -- time limits
-
-    def word(self, offset):
-        return memory.load64(PAGE + r_uint(offset))
 
     def enforce_limits(self):
         """End each VM that has had this processor for longer than its configuration allows."""

@@ -367,7 +367,8 @@ def _cores_own(machine, programs):
     manager = _size_of(MANAGER, 1 << 20)
     table = _round_up(machine.box.memory // layout.PAGE * 2, facts.RAM_STEP)
     each = layout.ARENA_BYTES + table + CORE_BYTES + 2 * facts.RAM_STEP + _round_up(manager + (1 << 20), facts.RAM_STEP)
-    return len(cores) * each + sum(_round_up(size, layout.PAGE) + facts.RAM_STEP for vm, size in zip(machine.vm, programs) if vm.cpus[0] != facts_core.FIRST)
+    at_home_there = [size for vm, size in zip(machine.vm, programs) if vm.cpus[0] != facts_core.FIRST]
+    return len(cores) * each + sum(_round_up(size, layout.PAGE) + facts.RAM_STEP for size in at_home_there)
 
 
 def _check_contiguous(machine, source, own):
