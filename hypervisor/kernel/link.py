@@ -133,32 +133,42 @@ class Channel(object):
 
     def room_for(self, core, count):
         """Up to count bytes: how many fit now. If not all do, the core rings when it has taken something."""
-        link = self.links[core]
-        starved = self.status_page(self.number) + STARVED + of(core)
         room = self.room(core)
         if count > room:
-            memory.store64(starved, R1)
+            memory.store64(self.starved(core), R1)
             memory.fence()
             room = self.room(core)
-        link.starved = count > room
-        if link.starved:
+        if count > room:
             return room
-        memory.store64(starved, R0)
         return count
+
+    def starved(self, core):
+        return self.status_page(self.number) + STARVED + of(core)
 
     def put(self, core, source, count):
         """Copy up to count bytes from hva `source`. Returns how many fitted."""
-        count = self.room_for(core, count)
-        if count != R0:
-            self.copy_in(core, source, count)
-        return count
+        fits = self.room_for(core, count)
+        self.links[core].starved = fits != count
+        if fits == count:
+            memory.store64(self.starved(core), R0)
+        if fits != R0:
+            self.copy_in(core, source, fits)
+        return fits
 
     def put_whole(self, core, source, count):
-        """Copy count bytes or, if they do not fit, none. Returns whether they did."""
+        """Copy count bytes or, if they do not fit, none. Returns whether they did. What does not fit has the core ring even if something
+        shorter fits after it: until `satisfied`."""
         if self.room_for(core, count) != count:
             return False
         self.copy_in(core, source, count)
         return True
+
+    def satisfied(self):
+        """No core need ring: all that has found no room is about to be tried again."""
+        core = 0
+        while core < self.count:
+            memory.store64(self.starved(core), R0)
+            core += 1
 
     def copy_in(self, core, source, count):
         link = self.links[core]

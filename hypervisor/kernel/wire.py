@@ -65,6 +65,8 @@ class Wire(object):
     def flush(self):
         """Send what is marked. What finds no room keeps its mark: the other core's doorbell brings us back here."""
         news.any = False
+        if self.left:
+            wires.satisfied()
         left = 0
         n = 0
         while n < bounds.compartments:

@@ -108,27 +108,28 @@ def vcpus():
     return [vcpu for vcpu in compartments[VM].vcpus if vcpu is not None]
 
 
-def make(pair, start=True):
+def make(pair, start=True, places=(0, 1)):
     """The VM on core 0, with its second vCPU on core 1; not yet joined."""
     def ok(which, *arguments):
         answer = pair.call(0, 0, which, *arguments)
         assert answer[0] == status.OK, (which, answer)
     ok(call.CREATE, SLOT)
     ok(call.GIVE, SLOT, M, pair.first_frame, FRAMES, call.SLOT_RAM)
-    ok(call.VCPU_CREATE, SLOT, FIRST, 0, NAME)
-    ok(call.VCPU_CREATE, SLOT, SECOND, 1, NAME)
+    for n, core in enumerate(places):
+        ok(call.VCPU_CREATE, SLOT, FIRST + n, core, NAME)
     if start:
         ok(call.START, SLOT, TASK_BASE, 0, 0)
 
 
-def joined(pair):
-    """... and joined, with both vCPUs started."""
-    make(pair)
+def joined(pair, places=(0, 1)):
+    """... and joined, with all vCPUs started."""
+    make(pair, True, places)
     pair.settle()
     assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.OK, 0)
     pair.settle()
     pair.on(0)
-    for n, slot in ((1, SECOND), (0, FIRST)):
+    for n in reversed(range(len(places))):
+        slot = FIRST + n
         pair.box.memory.put_word(vcpu_page(VM, n) + ANSWER['DIRTY'], GROUP_CPUID)
         pair.box.memory.put_word(vcpu_page(VM, n) + ANSWER['ACTION'], RESUME)
         pair.box.memory.put(vcpu_page(VM, n) + CPUID_TABLE, struct.pack('<I', 0x1234))
@@ -663,6 +664,25 @@ def test_what_finds_no_room_is_sent_later(pair):
     pair.settle()
     pair.on(0)
     assert compartments[VM].state == call.STATE_ENDED
+
+
+def test_what_found_no_room_comes_though_something_shorter_was_sent_after_it(fresh_pair):
+    """An exit that is too long for what is left of the page, and a short message behind it."""
+    pair = fresh_pair
+    joined(pair, (0, 1, 0))
+    start_second(pair)
+    enable(pair)
+    pair.on(1)
+    short = spec.HEADER['END'] + spec.RAISE_FIELDS['END']
+    while wires.room(0) >= r_uint(spec.HEADER['END'] + spec.STATE_END):
+        interrupts.send(vcpus()[1], r_uint(ASSERT | VECTOR), r_uint(0))
+        pair.flush()
+    exit_second(pair, svm.EXIT_IOIO, IO_IN, 2)
+    interrupts.send(vcpus()[1], r_uint(ASSERT | VECTOR), r_uint(2))
+    pair.flush()
+    assert wires.room(0) >= r_uint(short) and vcpus()[1].news and not vcpus()[2].news, 'the exit waits, the interrupt went'
+    pair.settle()
+    assert told(pair) == (status.OK, call.REASON_EXIT | 1 << call.REASON_VCPU_SHIFT)
 
 
 def test_requests_wait_and_come_together(pair):
