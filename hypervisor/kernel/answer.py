@@ -20,7 +20,8 @@ from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import answer as rules
 from hypervisor.spec.cpu import VECTORS
-from hypervisor.spec.vcpu import ACTIONS, ANSWER, COMPLETE, EXIT, GROUP_CONTROL, GROUP_FIELDS, GROUP_FLOW, GROUPS, INJECT, RESUME, STATE
+from hypervisor.spec.vcpu import (ACTIONS, ANSWER, COMPLETE, DIRTY_KNOWN, EXIT, GROUP_CONTROL, GROUP_FIELDS, GROUP_FLOW, INJECT, MEMORY_BRINGS,
+                                  RESUME, STATE)
 from hypervisor.spec.wire import STATE_START
 
 R0 = r_uint(0)
@@ -107,7 +108,7 @@ def take_answer(vcpu):
     memory.store64(page + ANSWER['DIRTY'], R0)
     if action >= r_uint(ACTIONS):
         return rules.RULE_ACTION_UNKNOWN
-    if dirty & ~r_uint(GROUPS) != R0:
+    if dirty & ~r_uint(DIRTY_KNOWN) != R0:
         return rules.RULE_DIRTY_UNKNOWN
     if not vcpu.started:
         return state.apply(vcpu, dirty)
@@ -212,6 +213,8 @@ def deliver(vcpu):
     memory.store64(page + EXIT['SIZE'], vcpu.exit_size)
     memory.store64(page + EXIT['FLAGS'], vcpu.exit_flags)
     memory.store64(page + EXIT['VALUE'], vcpu.exit_value)
+    if vcpu.exit_kind == kinds.MEMORY:
+        state.write(vcpu, r_uint(MEMORY_BRINGS))        # an instruction has to be emulated: that saves the VMM a call
     vcpu.outstanding = True
     vcpu.told = False
     vcpu.ready = False

@@ -3,7 +3,7 @@
 What the kernel checks here is what would be dangerous or what the processor would take silently; a state that is merely
 inconsistent fails at VM entry, and that ends the VM with the rule's name (kernel/entry_check.py).
 """
-from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.rarithmetic import intmask, r_uint
 from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
@@ -15,7 +15,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import vcpu as page_layout
 from hypervisor.spec.context import AREA
 from hypervisor.spec.vcpu import (CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GPR, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW,
-                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, STATE)
+                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, REGISTER, REGISTER_SHIFT, STATE)
 
 R0 = r_uint(0)
 RIP = fields.RIP
@@ -35,6 +35,8 @@ SEGMENT_COUNT = 8
 SMALL_SEGMENTS = 4              # ES, CS, SS, DS: bases of 32 bits
 
 GPRS = unrolling_iterable([(AREA[name], STATE[name]) for name in GPR if name != 'RSP'])
+GPR_AREAS = [AREA.get(name, 0) for name in GPR]
+RSP = GPR.index('RSP')          # which is the processor's
 SEGMENT_AT = STATE['ES_SELECTOR']
 
 
@@ -101,6 +103,8 @@ def apply(vcpu, dirty):
         memory.copy(vcpu.cpuid, page + CPUID_TABLE, r_uint(CPUID_BYTES))
     if dirty & r_uint(GROUP_GPR) != R0:
         apply_gprs(vcpu, page)
+    elif dirty & r_uint(REGISTER) != R0:
+        apply_register(vcpu, page, intmask(dirty >> REGISTER_SHIFT) & 15)
     if dirty & r_uint(GROUP_CONTROL) != R0:
         rule = apply_control(vcpu, page)
         if rule != 0:
@@ -130,6 +134,14 @@ def apply_gprs(vcpu, page):
     for register, offset in GPRS:
         vcpu.set_gpr(register, memory.load64(page + offset))
     switcher.vendor.set(vcpu, fields.RSP, memory.load64(page + STATE['RSP']))
+
+
+def apply_register(vcpu, page, number):
+    value = memory.load64(page + STATE['RAX'] + 8 * r_uint(number))
+    if number == RSP:
+        switcher.vendor.set(vcpu, fields.RSP, value)
+    else:
+        vcpu.set_gpr(GPR_AREAS[number], value)
 
 
 def apply_control(vcpu, page):
@@ -201,15 +213,13 @@ def apply_flow(vcpu, page):
     rflags = memory.load64(page + STATE['RFLAGS'])
     if rflags & ~RFLAGS_ALLOWED != R0 or rflags & r_uint(bits.RFLAGS_FIXED) == R0:
         return rules.RULE_RFLAGS
-    vendor = switcher.vendor
-    vendor.set(vcpu, fields.RIP, rip)
-    vendor.set(vcpu, fields.RFLAGS, rflags)
+    switcher.vendor.set_flow(vcpu, rip, rflags)
     return 0
 
 
 def rip_rule(vcpu):
     """Last, because what RIP may be depends on CS and EFER as they are by now. Returns 0 or the broken rule."""
-    rip = switcher.vendor.get(vcpu, fields.RIP)
+    rip = switcher.vendor.rip(vcpu)
     if not canonical(rip) or (rip > LIMIT32 and not in_64_bit_code(vcpu)):
         return rules.RULE_RIP
     return 0

@@ -47,6 +47,7 @@ def _how(name):
 WRITERS = unrolling_iterable([
     (r_uint(_group), unrolling_iterable([(_offset, WIDTHS[fields.FIELDS[_field]][0], _how(fields.FIELDS[_field])) for _field, _offset in _places]))
     for _group, _places in fields.GROUPED])
+CS_ATTRIBUTES, SS_ATTRIBUTES = OFFSETS[fields.CS_ATTRIBUTES], OFFSETS[fields.SS_ATTRIBUTES]
 IS_ATTRIBUTES = [name.endswith('_ATTRIBUTES') for name in fields.FIELDS]
 
 # Exit code -> kind, and -> length of the plain instruction, for codes below 0x90
@@ -215,8 +216,10 @@ class Svm(Vendor):
                 vcpu.exit_value = memory.load64(vmcb + VMCB['RFLAGS'])
 
     def decode_memory(self, vcpu, vmcb):
+        """CS's and SS's attributes are the emulator's business: the code's width and its privilege."""
         error = memory.load64(vmcb + VMCB['EXITINFO1'])
         vcpu.exit_kind = kinds.MEMORY
+        vcpu.exit_value = attributes(memory.load16(vmcb + CS_ATTRIBUTES)) | attributes(memory.load16(vmcb + SS_ATTRIBUTES)) << 16
         vcpu.exit_length = R0
         vcpu.exit_selector = memory.load64(vmcb + VMCB['EXITINFO2'])
         if error & r_uint(svm.NPF_FETCH) != R0:
@@ -225,6 +228,8 @@ class Svm(Vendor):
             vcpu.exit_flags = r_uint(kinds.ACCESS_WRITE)
         else:
             vcpu.exit_flags = r_uint(kinds.ACCESS_READ)
+        if error & r_uint(svm.NPF_FINAL) != R0:
+            vcpu.exit_flags |= r_uint(kinds.ACCESS_OPERAND)
 
     def decode_io(self, vcpu, vmcb):
         """EXITINFO2 is the next RIP. Source: APM Vol. 2, "IOIO Intercepts"."""
@@ -311,14 +316,18 @@ class Svm(Vendor):
     def rip(self, vcpu):
         return memory.load64(vcpu.control + VMCB['RIP'])
 
+    def set_flow(self, vcpu, rip, rflags):
+        vmcb = vcpu.control
+        memory.store64(vmcb + VMCB['RIP'], rip)
+        memory.store64(vmcb + VMCB['RFLAGS'], rflags)
+        memory.store64(vmcb + VMCB['INTERRUPT_SHADOW'], R0)
+
     def set(self, vcpu, field, value):
         at = vcpu.control + OFFSETS[field]
         size = SIZES[field]
         if size == 8:
             if field == fields.EFER:
                 value |= SVME
-            elif field == fields.RIP:
-                memory.store64(vcpu.control + VMCB['INTERRUPT_SHADOW'], R0)
             memory.store64(at, value)
         elif size == 4:
             memory.store32(at, value)

@@ -74,6 +74,9 @@ class Vendor(object):
         """Set a state field. The caller has checked CR0, CR4 and EFER (kernel/answer.py); what the processor must have
         besides (EFER.SVME, CR4.VMXE, ...) is added here and taken away again by `get`."""
 
+    def set_flow(self, vcpu, rip, rflags):
+        """Set both as `set` does. Whoever moves RIP has executed an instruction: an interrupt shadow ends."""
+
     def inject(self, vcpu, vector, error):
         """Queue exception `vector` (with `error` where the vector has one) for the next entry."""
 

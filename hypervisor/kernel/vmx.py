@@ -10,6 +10,7 @@ from hypervisor.hw import vmx as hw
 from hypervisor.kernel import vmx_check, vmx_exit, vmx_setup
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.vendor import Vendor
+from hypervisor.kernel.vmx_exit import attributes
 from hypervisor.kernel.vmx_quick import Words
 from hypervisor.kernel.vmx_setup import believed, setup
 from hypervisor.spec import cpu as bits
@@ -148,13 +149,17 @@ class Vmx(Vendor):
         self.make_current(vcpu)
         return hw.vmread(r_uint(vmx.GUEST_RIP))
 
+    def set_flow(self, vcpu, rip, rflags):
+        self.make_current(vcpu)
+        hw.vmwrite(r_uint(vmx.GUEST_RIP), rip)
+        hw.vmwrite(r_uint(vmx.GUEST_RFLAGS), rflags)
+        vmx_exit.end_shadow()
+
     def set(self, vcpu, field, value):
         self.make_current(vcpu)
         how = HOW[field]
         if how == PLAIN:
             hw.vmwrite(r_uint(ENCODINGS[field]), value)
-            if field == fields.RIP:
-                vmx_exit.end_shadow()       # whoever moves RIP has executed an instruction
         elif how == RIGHTS:
             hw.vmwrite(r_uint(ENCODINGS[field]), access_rights(value))
         elif field == fields.CR0:
@@ -273,11 +278,6 @@ class Vmx(Vendor):
 
 def eptp(vcpu):
     return vcpu.compartment.nested.root | r_uint(vmx.EPTP_WRITE_BACK | vmx.EPTP_FOUR_LEVELS)
-
-
-def attributes(rights):
-    """Access rights of the VMCS as the vCPU page's ATTRIBUTES."""
-    return (rights & r_uint(vmx.RIGHTS_LOW)) | ((rights >> vmx.RIGHTS_SHIFT) & r_uint(vmx.RIGHTS_HIGH))
 
 
 def access_rights(value):

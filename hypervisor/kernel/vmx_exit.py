@@ -98,11 +98,21 @@ def decode_io(vcpu):
 
 
 def decode_memory(vcpu):
-    """Source: SDM, "Exit Qualification for EPT Violations". The instruction's length is not told."""
+    """The instruction's length is not told. CS's and SS's attributes are the emulator's business: the code's width and its privilege.
+    Source: SDM, "Exit Qualification for EPT Violations"."""
     vcpu.exit_length = R0
-    vcpu.exit_flags = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION)) & 7
+    qualification = hw.vmread(r_uint(vmx.EXIT_QUALIFICATION))
+    vcpu.exit_flags = qualification & 7
+    if qualification & r_uint(vmx.EPT_FINAL) == r_uint(vmx.EPT_FINAL):
+        vcpu.exit_flags |= r_uint(kinds.ACCESS_OPERAND)
     vcpu.exit_selector = hw.vmread(r_uint(vmx.GUEST_PHYSICAL_ADDRESS))
+    vcpu.exit_value = attributes(hw.vmread(r_uint(vmx.GUEST_CS_ATTRIBUTES))) | attributes(hw.vmread(r_uint(vmx.GUEST_SS_ATTRIBUTES))) << 16
     keep_event(vcpu)
+
+
+def attributes(rights):
+    """Access rights of the VMCS as the vCPU page's ATTRIBUTES."""
+    return (rights & r_uint(vmx.RIGHTS_LOW)) | ((rights >> vmx.RIGHTS_SHIFT) & r_uint(vmx.RIGHTS_HIGH))
 
 
 def decode_task_switch(vcpu):

@@ -40,5 +40,6 @@ IO_IN, IO_STRING, IO_REPEAT = 1, 2, 4
 TASK_CALL, TASK_IRET, TASK_JMP, TASK_GATE = range(4)
 TASK_SOURCE, TASK_ERROR = 3, 4
 
-# MEMORY: what the guest tried at the gpa.
-ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE = 1, 2, 4
+# MEMORY: what the guest tried at the gpa. OPERAND: the gpa is that of an operand, and the guest's page tables allow the access; without it,
+# the gpa may be that of an entry of those tables.
+ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE, ACCESS_OPERAND = 1, 2, 4, 8

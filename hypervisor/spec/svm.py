@@ -48,8 +48,8 @@ LENGTHS = [('CPUID', 2), ('MSR', 2), ('HLT', 1), ('VMMCALL', 3), ('XSETBV', 3), 
 
 # EXITINFO1 of IOIO
 IOIO_IN, IOIO_STRING, IOIO_REPEAT = 1 << 0, 1 << 2, 1 << 3
-# EXITINFO1 of NPF
-NPF_WRITE, NPF_FETCH = 1 << 1, 1 << 4
+# EXITINFO1 of NPF. FINAL: the access is to the address that the guest's walk has found
+NPF_WRITE, NPF_FETCH, NPF_FINAL = 1 << 1, 1 << 4, 1 << 32
 
 # EVENTINJ and EXITINTINFO
 EVENT_VALID, EVENT_ERROR = 1 << 31, 1 << 11

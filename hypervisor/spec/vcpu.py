@@ -13,14 +13,15 @@ EXIT_FIELDS = [
     'SELECTOR',     # IO: port.  MEMORY: gpa.  MSR_*: number.  CPUID: leaf | subleaf << 32.  TASK_SWITCH: of the new TSS
     'SIZE',         # IO: 1, 2 or 4 bytes
     'FLAGS',        # IO: IO_IN | IO_STRING | IO_REPEAT.  MEMORY: ACCESS_*.  TASK_SWITCH: TASK_*
-    'VALUE',        # IO out, MSR_WRITE: the value.  HLT: RFLAGS.  TASK_SWITCH: the exception's error code
+    'VALUE',        # IO out, MSR_WRITE: the value.  HLT: RFLAGS.  TASK_SWITCH: the exception's error code.
+                    # MEMORY: CS_ATTRIBUTES | SS_ATTRIBUTES << 16
 ]
 ANSWER_FIELDS = [
     'ACTION',       # below
     'RESULT',       # IO in, MSR_READ: the value.  CPUID: EAX | EBX << 32
     'RESULT2',      # CPUID: ECX | EDX << 32.  INJECT: the vector
     'ERROR',        # INJECT: the error code, for the vectors that have one
-    'DIRTY',        # groups of the state part that the kernel shall apply
+    'DIRTY',        # groups of the state part that the kernel shall apply, and REGISTER
 ]
 EXIT = offsets(EXIT_FIELDS, 0)
 ANSWER = offsets(ANSWER_FIELDS, 64)
@@ -48,6 +49,12 @@ GROUP_CPUID = 32        # the CPUID table; write only
 GROUP_TIME = 64         # TSC_OFFSET, which is added to what the guest reads of the TSC
 GROUP_VECTOR = 128      # YMM0 to YMM15, of which XMM0 to XMM15 are the lower halves
 GROUPS = 255
+MEMORY_BRINGS = GROUP_GPR | GROUP_FLOW | GROUP_CONTROL      # what the page holds when an exit of kind MEMORY comes, without a VCPU_READ
+
+# DIRTY besides: one of the general registers alone. Its number stands from REGISTER_SHIFT on.
+REGISTER = 256
+REGISTER_SHIFT = 12
+DIRTY_KNOWN = GROUPS | REGISTER | 15 << REGISTER_SHIFT
 
 VECTOR_BYTES = 32
 GROUP_FIELDS = [

@@ -71,6 +71,9 @@ def kind_of(encoding):
 # Access rights: as in a descriptor's bytes 5 and 6, with AVL, L, D/B and G at 12 to 15 and "unusable" at 16.
 RIGHTS_LOW, RIGHTS_HIGH, RIGHTS_SHIFT = 0x00ff, 0x1f00, 4       # of spec.vcpu's ATTRIBUTES; the high part moves up by SHIFT
 
+# EXIT_QUALIFICATION of EPT violations: the access is to the address that the guest's walk of a linear one has found
+EPT_FINAL = 1 << 7 | 1 << 8
+
 # -- controls ------------------------------------------------------------------------------------------------------------------
 PIN = [('EXTERNAL_INTERRUPT', 0), ('NMI', 3), ('VIRTUAL_NMIS', 5), ('PREEMPTION_TIMER', 6), ('POSTED_INTERRUPTS', 7)]
 PRIMARY = [

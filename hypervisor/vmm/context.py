@@ -1,25 +1,27 @@
 """What the emulator needs to know about the vCPU: its mode, its registers by width, and the fault to inject, if any.
 
-load() fetches the state of one exit; the registers are then read and written in the vCPU page.
+load() fetches the state of one exit; the registers are then read and written in the vCPU page. An exit of kind MEMORY has brought most of
+it, and 64-bit code needs the segments for FS and GS only.
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.spec import cpu, status, vcpu as spec
+from hypervisor.spec import cpu, exit, status, vcpu as spec
 from hypervisor.vmm import vcpu as v
 
 GROUPS = spec.GROUP_GPR | spec.GROUP_FLOW | spec.GROUP_CONTROL | spec.GROUP_SEGMENT
 ZERO = r_uint(0)
+U16 = r_uint(0xffff)
 OK, FAULT = 0, 1                # of everything that may fault
+NO_REGISTER, SEVERAL = -1, 16   # `written`, where it is no register's number
 
 # Segment attributes (spec/vcpu.py).
 LONG, BIG = r_uint(1 << 9), r_uint(1 << 10)
 
-MASKS = [r_uint(0), r_uint(0xff), r_uint(0xffff), r_uint(0), r_uint(0xffffffff), r_uint(0), r_uint(0), r_uint(0), r_uint(-1)]
 
 
 def mask(size):
-    """All ones in `size` bytes: 1, 2, 4 or 8."""
-    return MASKS[size & 15] if size <= 8 else ZERO
+    """All ones in `size` bytes, 1 to 8."""
+    return r_uint(-1) >> (64 - 8 * size)
 
 
 class Context(object):
@@ -34,6 +36,7 @@ class Context(object):
         self.efer = ZERO
         self.flags = ZERO               # RFLAGS as the instruction leaves them
         self.rip = ZERO
+        self.written = NO_REGISTER      # the general register that the instruction has changed, or SEVERAL
         # The exception to inject when something has returned FAULT.
         self.vector = 0
         self.error = ZERO
@@ -41,32 +44,44 @@ class Context(object):
     def load(self):
         """Fetch the state. Returns success."""
         vcpu = self.vcpu
-        if vcpu.read(GROUPS) != status.OK:
+        brought = vcpu.kind() == exit.MEMORY
+        if not brought and vcpu.read(GROUPS) != status.OK:
             return False
+        self.written = NO_REGISTER
         self.cr0, self.cr3 = vcpu.get(v.STATE['CR0']), vcpu.get(v.STATE['CR3'])
         self.cr4, self.efer = vcpu.get(v.STATE['CR4']), vcpu.get(v.STATE['EFER'])
         self.flags, self.rip = vcpu.get(v.STATE['RFLAGS']), vcpu.get(v.STATE['RIP'])
         self.protected = self.has_cr0(cpu.CR0_PE) and not self.has_flag(cpu.RFLAGS_VM)
-        self.mode = self._mode()
-        self.user = self._privilege() == 3
-        return True
+        if brought:
+            attributes = vcpu.value()
+            code, stack = attributes & U16, attributes >> 16
+        else:
+            code, stack = vcpu.segment(v.CS, v.SEGMENT_ATTRIBUTES), vcpu.segment(v.SS, v.SEGMENT_ATTRIBUTES)
+        self.mode = self._mode(code)
+        self.user = self._privilege(stack) == 3
+        return not brought or self.mode == 64 or self.fetch_segments()
 
-    def _mode(self):
-        attributes = self.vcpu.segment(v.CS, v.SEGMENT_ATTRIBUTES)
-        if self.is_long() and attributes & LONG != ZERO:
+    def fetch_segments(self):
+        """Before anything looks at one of them. Returns success."""
+        return self.vcpu.read(spec.GROUP_SEGMENT) == status.OK
+
+    def _mode(self, code):
+        """code: CS's attributes."""
+        if self.is_long() and code & LONG != ZERO:
             return 64
-        return 32 if self.protected and attributes & BIG != ZERO else self._mode_16(attributes)
+        return 32 if self.protected and code & BIG != ZERO else self._mode_16(code)
 
-    def _mode_16(self, attributes):
+    def _mode_16(self, code):
         """Real mode keeps a D bit that protected mode has left in CS ("unreal")."""
-        return 32 if not self.protected and not self.has_flag(cpu.RFLAGS_VM) and attributes & BIG != ZERO else 16
+        return 32 if not self.protected and not self.has_flag(cpu.RFLAGS_VM) and code & BIG != ZERO else 16
 
-    def _privilege(self):
+    def _privilege(self, stack):
+        """stack: SS's attributes."""
         if self.has_flag(cpu.RFLAGS_VM) and self.has_cr0(cpu.CR0_PE):
             return 3
         if not self.protected:
             return 0
-        return intmask((self.vcpu.segment(v.SS, v.SEGMENT_ATTRIBUTES) >> 5) & r_uint(3))
+        return intmask(stack >> 5 & r_uint(3))
 
     def has_cr0(self, bit):
         return self.cr0 & r_uint(bit) != ZERO
@@ -94,6 +109,15 @@ class Context(object):
         if size < 4:
             value = self.vcpu.register(number) & ~mask(size) | value & mask(size)
         self.vcpu.set_register(number, value & mask(4) if size == 4 else value)
+        self.written = number if self.written == NO_REGISTER or self.written == number else SEVERAL
+
+    def dirty(self):
+        """The answer's DIRTY for what an instruction that is done changes: RIP, flags, and what set_register has set."""
+        if self.written == NO_REGISTER:
+            return spec.GROUP_FLOW
+        if self.written == SEVERAL:
+            return spec.GROUP_FLOW | spec.GROUP_GPR
+        return spec.GROUP_FLOW | spec.REGISTER | self.written << spec.REGISTER_SHIFT
 
     def finish(self, rip):
         """The instruction is done (or, with its own rip, to be executed again)."""

@@ -69,22 +69,39 @@ SP = 4
 
 
 class Code(object):
-    """Bytes of the instruction, as far as they could be fetched, and how far the decoder has come."""
+    """Bytes of the instruction, as far as they could be fetched, and how far the decoder has come. low, high: the bytes, the first lowest."""
 
     def __init__(self):
-        self.bytes = [0] * MOST_BYTES
+        self.low = r_uint(0)
+        self.high = r_uint(0)
         self.count = 0
         self.at = 0
         self.short = False              # more was asked for than there is
 
     def clear(self):
+        self.fill(r_uint(0), r_uint(0))
         self.count = 0
 
+    def fill(self, low, high):
+        """MOST_BYTES at once."""
+        self.low = low
+        self.high = high
+        self.count = MOST_BYTES
+
     def add(self, byte):
-        """At most MOST_BYTES."""
-        if self.count < MOST_BYTES:
-            self.bytes[self.count] = byte & 0xff
-            self.count += 1
+        """One more. At most MOST_BYTES."""
+        n, value = self.count, r_uint(byte & 0xff)
+        if n < 8:
+            self.low |= value << (8 * n)
+        elif n < MOST_BYTES:
+            self.high |= value << (8 * n - 64)
+        else:
+            return
+        self.count = n + 1
+
+    def byte(self, n):
+        """n: 0 to 15."""
+        return intmask((self.low if n < 8 else self.high) >> (8 * (n & 7))) & 0xff
 
     def start(self):
         self.at = 0
@@ -93,26 +110,33 @@ class Code(object):
     def next(self):
         """The next byte; 0 beyond the last one, and then `short` is set."""
         at = self.at
-        if at >= self.count or at >= MOST_BYTES:
+        if at >= self.count:
             self.short = True
             return 0
         self.at = at + 1
-        return self.bytes[at]
+        return self.byte(at)
 
     def peek(self):
         """The same, and it stays the next."""
-        at = self.at
-        if at >= self.count or at >= MOST_BYTES:
+        if self.at >= self.count:
             self.short = True
             return 0
-        return self.bytes[at]
+        return self.byte(self.at)
 
     def little(self, size):
-        """The next `size` bytes as one number."""
-        value = r_uint(0)
-        for n in range(size):
-            value |= r_uint(self.next()) << (8 * n)
-        return value
+        """The next `size` bytes, 1 to 8, as one number."""
+        at = self.at
+        if at + size > self.count:
+            self.short = True
+            return r_uint(0)
+        self.at = at + size
+        if at == 0:
+            value = self.low
+        elif at < 8:
+            value = self.low >> (8 * at) | self.high << (64 - 8 * at)
+        else:
+            value = self.high >> (8 * at - 64)
+        return value & r_uint(-1) >> (64 - 8 * size)
 
     def signed(self, size):
         """The same, sign-extended."""
@@ -195,7 +219,7 @@ def _prefixes(code, instruction):
         byte = code.next()
         if instruction.mode == 64 and byte & 0xf0 == 0x40:
             instruction.rex = byte
-        elif _legacy_prefix(instruction, byte) and not code.short:
+        elif ONE_BYTE[byte & 0xff] == BAD and _legacy_prefix(instruction, byte):
             instruction.rex = 0
         else:
             return byte

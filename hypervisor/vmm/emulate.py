@@ -18,8 +18,7 @@ from hypervisor.vmm.walk import Walker
 
 DONE, UNKNOWN = OK, 3
 assert len(set([DONE, FAULT, NO_CODE, UNKNOWN, AGAIN])) == 5
-DIRTY = spec.GROUP_GPR | spec.GROUP_FLOW
-FAULT_DIRTY = DIRTY | spec.GROUP_CONTROL        # CR2
+FAULT_DIRTY = spec.GROUP_GPR | spec.GROUP_FLOW | spec.GROUP_CONTROL         # CR2
 
 ZERO = r_uint(0)
 ONE = r_uint(1)
@@ -57,6 +56,8 @@ class Emulator(object):
             return UNKNOWN
         if decoded == d.TOO_SHORT:
             return context.protection_fault(False) if fetched == OK else fetched
+        if self._needs_segments() and not context.fetch_segments():
+            return UNKNOWN
         self.alu.flags = context.flags
         self.vector.changed = False
         outcome = self._execute()
@@ -69,9 +70,15 @@ class Emulator(object):
             outcome = DONE
         return outcome
 
+    def _needs_segments(self):
+        """In 64-bit code; the rest has them already."""
+        i = self.instruction
+        return i.mode == 64 and (i.segment != d.NONE or i.map == d.MAP_ONE and i.opcode == 0x8c)
+
     def dirty(self):
-        """The groups that the instruction has changed."""
-        return DIRTY | spec.GROUP_VECTOR if self.vector.changed else DIRTY
+        """The answer's DIRTY for what the instruction has changed."""
+        dirty = self.context.dirty()
+        return dirty | spec.GROUP_VECTOR if self.vector.changed else dirty
 
     def _execute(self):
         if self.instruction.map == d.MAP_ONE:
@@ -87,6 +94,8 @@ class Emulator(object):
     def _one_byte(self, opcode):
         i = self.instruction
         self.size = i.operand_size if opcode & 1 else 1
+        if 0x88 <= opcode and opcode <= 0x8b and i.memory:          # what drivers do
+            return self._load_register() if opcode & 2 else self._store(self._reg())
         if self.strings.knows(opcode):
             return self.strings.execute()
         if opcode < 0x40 and opcode & 7 < 4:
@@ -113,10 +122,6 @@ class Emulator(object):
             return self._test(self._reg())
         if opcode == 0x86 or opcode == 0x87:
             return self._exchange()
-        if opcode == 0x88 or opcode == 0x89:
-            return self._store(self._reg())
-        if opcode == 0x8a or opcode == 0x8b:
-            return self._load_register()
         if opcode == 0x8c and i.reg & 7 <= v.GS:
             self.size = 2
             return self._store(self.context.vcpu.segment(i.reg & 7, v.SEGMENT_SELECTOR))
@@ -201,7 +206,12 @@ class Emulator(object):
         return offset
 
     def _locate(self, size, access):
-        """Find the instruction's memory operand. Returns OK or FAULT."""
+        """Find the instruction's only memory operand. Returns OK or FAULT."""
+        offset = self._offset() & mask(self.instruction.address_size)
+        return self.operand.locate_told(self.instruction.data_segment(), offset, size, access)
+
+    def _locate_beside_stack(self, size, access):
+        """The same for PUSH and POP, whose other operand the exit may be about."""
         offset = self._offset() & mask(self.instruction.address_size)
         return self.operand.locate(self.instruction.data_segment(), offset, size, access)
 
@@ -421,7 +431,7 @@ class Emulator(object):
 
     def _push_memory(self):
         self.size = self._push_size()
-        if self._locate(self.size, ACCESS_READ) == FAULT:
+        if self._locate_beside_stack(self.size, ACCESS_READ) == FAULT:
             return FAULT
         return self._push(self.operand.load())
 
@@ -444,7 +454,7 @@ class Emulator(object):
             return FAULT
         value = self.operand.load()
         self.context.set_register(v.SP, width, (top + r_uint(size)) & mask(width))
-        if self._locate(size, ACCESS_WRITE) == FAULT:
+        if self._locate_beside_stack(size, ACCESS_WRITE) == FAULT:
             self.context.set_register(v.SP, 8, before)
             return FAULT
         self.operand.store(value)

@@ -29,29 +29,21 @@ class Fetcher(object):
         return OK
 
     def _piece(self):
-        """What is wanted of one page; one byte of it when a limit is near."""
+        """What is wanted of one page; one byte of it when a limit is near, or the end of what can be reached."""
         context, operand, have = self.context, self.operand, self.code.count
         start = context.rip + r_uint(have)
         if context.mode == 16:
             start &= mask(2)
         elif context.mode == 32:
             start &= mask(4)
-        count = MOST_BYTES - have
-        if operand.locate(v.CS, start, count, ACCESS_EXECUTE) == FAULT or operand.first_count < count:
-            count = 1
-            if operand.locate(v.CS, start, 1, ACCESS_EXECUTE) == FAULT:
-                return FAULT
-        if not operand.in_ram():
+        if operand.locate(v.CS, start, MOST_BYTES - have, ACCESS_EXECUTE) == FAULT and operand.locate(v.CS, start, 1, ACCESS_EXECUTE) == FAULT:
+            return FAULT
+        if not operand.first_in_ram():
             return NO_CODE
-        if operand.first_count == MOST_BYTES:
-            self._add_word(operand.load_word(0), 8)
-            self._add_word(operand.load_word(MOST_BYTES - 8) >> 8, MOST_BYTES - 8)      # the two overlap by a byte
+        count = operand.first_count
+        if count == MOST_BYTES:
+            self.code.fill(operand.load_word(0), operand.load_word(MOST_BYTES - 8) >> 8)        # the two overlap by a byte
         else:
             for n in range(count):
                 self.code.add(intmask(operand.load_byte(n)))
         return OK
-
-    def _add_word(self, word, count):
-        for _ in range(count):
-            self.code.add(intmask(word))
-            word >>= 8

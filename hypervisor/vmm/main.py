@@ -190,7 +190,7 @@ def unsupported(machine, what):
         console.text(', bytes')
     for n in range(emulator.code.count):
         console.text(' ')
-        console.hexadecimal(r_uint(emulator.code.bytes[n]), 2)
+        console.hexadecimal(r_uint(emulator.code.byte(n)), 2)
     console.end()
     machine.power.leave(ending.UNSUPPORTED, rip)
 

@@ -7,7 +7,7 @@ Source: Intel SDM Vol. 3A, "Protection" (limits and types of segments); Vol. 1, 
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import vcpu as spec
-from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_WRITE
+from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_OPERAND, ACCESS_WRITE, MEMORY
 from hypervisor.vmm import vcpu as v
 from hypervisor.vmm.context import BIG, FAULT, OK, mask
 
@@ -99,24 +99,38 @@ class Operand(object):
             return not access & ACCESS_WRITE and attributes & WRITABLE != ZERO
         return not access & ACCESS_WRITE or attributes & WRITABLE != ZERO
 
+    def locate_told(self, segment, offset, size, access):
+        """As `locate`, for the only operand of the instruction that has exited: the exit itself has told where it is, if it lies in one page.
+
+        What another vCPU makes of the instruction meanwhile gains nothing: the page tables have allowed this vCPU this access there.
+        """
+        vcpu = self.context.vcpu
+        flags, gpa = vcpu.flags(), vcpu.selector()
+        if vcpu.kind() != MEMORY or flags & ACCESS_OPERAND == 0 or access == ACCESS_WRITE and flags & ACCESS_WRITE == 0:
+            return self.locate(segment, offset, size, access)
+        if self._linear(segment, offset, size, access) == FAULT:
+            return FAULT
+        here = gpa & OFFSET
+        if self.gva & OFFSET != here or here + r_uint(size) > PAGE:
+            return self.locate(segment, offset, size, access)
+        self.size = size
+        self.first_count = size
+        self.first = gpa
+        return OK
+
     # The access itself.
-    def in_ram(self):
-        """Is every byte memory?"""
-        count = r_uint(self.first_count)
-        return (self.ram.holds(self.first, count) and
-                (self.first_count == self.size or self.ram.holds(self.second, r_uint(self.size) - count)))
+    def first_in_ram(self):
+        """Is every byte in the first page memory?"""
+        return self.ram.holds(self.first, r_uint(self.first_count))
 
     def _gpa(self, n):
         if n < self.first_count:
             return self.first + r_uint(n)
         return self.second + r_uint(n - self.first_count)
 
-    def _device(self, n):
-        """The memory device that byte n belongs to, or None. An operand that lies in two pages belongs to nobody."""
-        gpa = self.first + r_uint(n)
-        if self.first_count != self.size or self.ram.holds(gpa, ONE):
-            return None
-        return self.bus.memory_device(gpa)
+    def _is_beyond(self, n):
+        """Is byte n, with all others, beyond the RAM? Of a page all or nothing is RAM; what lies in two pages goes byte by byte."""
+        return self.first_count == self.size and not self.ram.holds(self.first + r_uint(n), ONE)
 
     def load(self):
         """The value, 1 to 8 bytes. Beyond the RAM: what a device says, or all ones."""
@@ -124,13 +138,21 @@ class Operand(object):
 
     def load_part(self, at, size):
         """`size` bytes, 1 to 8, from byte `at` on."""
-        device = self._device(at)
-        if device is not None:
-            return device.read(self.first + r_uint(at) - device.base, size) & mask(size)
+        if self._is_beyond(at):
+            return self._read_device(self.first + r_uint(at), size)
         value = ZERO
         for n in range(size):
             value |= self.load_byte(at + n) << (8 * n)
         return value
+
+    def _read_device(self, gpa, size):
+        device = self.bus.memory_device(gpa)
+        return mask(size) if device is None else device.read(gpa - device.base, size) & mask(size)
+
+    def _write_device(self, gpa, size, value):
+        device = self.bus.memory_device(gpa)
+        if device is not None:
+            device.write(gpa - device.base, size, value & mask(size))
 
     def load_word(self, n):
         """Eight bytes from byte n on, all of which are memory and in one page."""
@@ -145,9 +167,8 @@ class Operand(object):
         self.store_part(0, self.size, value)
 
     def store_part(self, at, size, value):
-        device = self._device(at)
-        if device is not None:
-            device.write(self.first + r_uint(at) - device.base, size, value & mask(size))
+        if self._is_beyond(at):
+            self._write_device(self.first + r_uint(at), size, value)
             return
         for n in range(size):
             gpa = self._gpa(at + n)

@@ -30,7 +30,8 @@ class Ram(object):
         """Is all of [gpa, gpa + count) memory? True for count 0 inside memory."""
         if gpa < HOLE:
             return count <= HOLE - gpa
-        return self.hole_end <= gpa and gpa <= self.size and count <= self.size - gpa
+        size = self.size
+        return self.hole_end <= gpa and gpa <= size and count <= size - gpa
 
     # The caller has asked holds() for every byte that these touch.
     def load8(self, gpa):

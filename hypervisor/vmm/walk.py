@@ -18,6 +18,7 @@ ALL_RIGHTS = WRITABLE | USER
 PAE_TOP_RESERVED = r_uint(0x1e6)            # PAE's top level has no rights
 HIGH_PAE = r_uint(0x7ff0000000000000)       # bits 52 to 62: reserved in PAE, free in 4-level paging
 PAE_TABLE = r_uint(0xffffffe0)
+LARGE_RESERVED = ~r_uint(0x1fff)            # of an entry's bits inside of its large page; one of 4 KiB has none of them
 
 # Bits of the error code.
 ERROR_PRESENT, ERROR_WRITE, ERROR_USER, ERROR_RESERVED, ERROR_FETCH = 1, 2, 4, 8, 16
@@ -114,32 +115,36 @@ class Walker(object):
 
     def _tables(self, gva, table, shift, access):
         """Tables of 512 entries. shift: of the first one's index; 39, or 21 below PAE's top."""
+        reserved = self._reserved()
+        allowed, forbidden = self.rights, ZERO
         while True:
             entry = self._entry64(table + (gva >> shift & r_uint(0x1ff)) * r_uint(8))
             if entry & PRESENT == ZERO:
                 return self._code(access, 0)
-            leaf = shift == 12 or entry & LARGE != ZERO
-            if self._is_reserved(entry, shift, leaf):
+            if entry & reserved != ZERO:
                 return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
-            self._note(entry)
-            if leaf:
-                inside = (r_uint(1) << shift) - r_uint(1)
-                self.gpa = entry & ADDRESS & ~inside | gva & inside
-                return NO_FAULT
+            allowed &= entry
+            forbidden |= entry
+            if shift == 12 or entry & LARGE != ZERO:
+                break
             table = entry & ADDRESS
             shift -= 9
+        inside = (r_uint(1) << shift) - r_uint(1)
+        if shift == 39 or entry & inside & LARGE_RESERVED != ZERO:
+            return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
+        self.rights = allowed
+        self.executable = forbidden & NO_EXECUTE == ZERO
+        self.gpa = entry & ADDRESS & ~inside | gva & inside
+        return NO_FAULT
 
-    def _is_reserved(self, entry, shift, leaf):
+    def _reserved(self):
+        """What no entry may have, whatever its level."""
         reserved = self.beyond
         if not self.context.has_nx():
             reserved |= NO_EXECUTE
         if not self.context.is_long():
             reserved |= HIGH_PAE
-        if shift == 39:
-            reserved |= LARGE
-        elif leaf and shift > 12:
-            reserved |= ((r_uint(1) << shift) - r_uint(1)) & ~r_uint(0x1fff)
-        return entry & reserved != ZERO
+        return reserved
 
     def _check_rights(self, access):
         """NO_FAULT, or the error code of a page that is there but does not allow this."""

@@ -70,7 +70,7 @@ values = st.one_of(st.sampled_from(EDGES), st.sampled_from(EDGES), st.integers(0
 SANE = {'CR0': 0x80000011, 'CR3': 0x1000, 'CR4': 0x20, 'EFER': 0x500, 'RFLAGS': 2, 'RIP': 0x1000, 'CS_ATTRIBUTES': 0xa9b, 'SS_ATTRIBUTES': 0xc93}
 answers = st.fixed_dictionaries({
     'ACTION': st.one_of(st.integers(0, 3), values), 'RESULT': values, 'RESULT2': st.one_of(st.integers(0, 33), values), 'ERROR': values,
-    'DIRTY': st.one_of(st.integers(0, 63), st.integers(0, 63), values)})
+    'DIRTY': st.one_of(st.integers(0, 63), st.integers(0, 63), values, st.integers(0, 15).map(lambda n: vcpu.REGISTER | n << vcpu.REGISTER_SHIFT))})
 states = st.dictionaries(st.sampled_from(STATE_FIELDS + ['CR0', 'CR4', 'EFER', 'RIP', 'RFLAGS', 'CS_ATTRIBUTES']), values, max_size=4)
 
 
@@ -155,7 +155,7 @@ def test_any_answer_is_a_legal_resume_or_the_end(fresh, kind, long_mode, answer,
         assert not c.task.ready and not c.vcpus[0].ready
         assert compartments[0].signals != manager_signals
         return
-    assert action in FIT[kind] and dirty & ~vcpu.GROUPS == 0
+    assert action in FIT[kind] and dirty & ~(vcpu.GROUPS | vcpu.REGISTER | 0xf000) == 0
     assert c.vcpus[0].ready and not c.vcpus[0].outstanding and not c.task.ready
     assert control_area(box, VM) == control, 'the VMCB control area changed'
     assert box.memory.word(page + ANSWER['DIRTY']) == 0
@@ -175,7 +175,8 @@ RULES = [
     (kinds.MSR_READ, {'ACTION': vcpu.INJECT, 'RESULT2': 15}, rules.RULE_VECTOR),
     (kinds.MSR_READ, {'ACTION': vcpu.INJECT, 'RESULT2': 1 << 32 | 13}, rules.RULE_VECTOR),
     (kinds.MSR_READ, {'ACTION': vcpu.INJECT, 'RESULT2': 13, 'ERROR': 1 << 32}, rules.RULE_ERROR_CODE),
-    (kinds.HLT, {'DIRTY': vcpu.GROUPS + 1}, rules.RULE_DIRTY_UNKNOWN),
+    (kinds.HLT, {'DIRTY': 1 << 9}, rules.RULE_DIRTY_UNKNOWN), (kinds.HLT, {'DIRTY': 1 << 11}, rules.RULE_DIRTY_UNKNOWN),
+    (kinds.HLT, {'DIRTY': 1 << 16}, rules.RULE_DIRTY_UNKNOWN),
     (FIRST, {'DIRTY': 1 << 63}, rules.RULE_DIRTY_UNKNOWN),
     (kinds.HLT, {'ACTION': 1, 'DIRTY': 4, 'CR0': 0x80000010}, rules.RULE_CR0),
     (kinds.HLT, {'ACTION': 1, 'DIRTY': 4, 'CR0': 0x20000011}, rules.RULE_CR0),
@@ -238,6 +239,60 @@ def test_completed_in_writes_its_part_of_rax(fresh, size, flags, rax, result, ri
     seen = []
     run_guest_once(box, VM, lambda machine, registers, block: (seen.append((registers.get('RAX'), block.get('RIP'))), block.exit(svm.EXIT_HLT)))
     assert seen == [(right, 0xfff2)]
+
+
+REGISTERS = ['RAX', 'RCX', 'RDX', 'RBX', 'RSP', 'RBP', 'RSI', 'RDI'] + ['R%d' % n for n in range(8, 16)]
+
+
+def memory_exit(info1=2 | 1 << 32):
+    """prepare(box): an exit of kind MEMORY; the registers hold 1 to 16."""
+    def guest(machine, registers, block):
+        for n, name in enumerate(REGISTERS):
+            (block if name == 'RSP' else registers).set(name, n + 1)
+        block.set('CR2', 0x1234)
+        machine.memory.put(block.hpa + 0x422, b'\xf3\x0c')       # SS
+        block.exit(svm.EXIT_NPF, info1, 0xfee00020)
+
+    def prepare(box):
+        PREPARED[FIRST, False](box)
+        assert box.kernel_call(VM, RUN, SLOT, 0) is None
+        run_guest_once(box, VM, guest)
+    prepare.__name__ = 'memory_exit_%x' % info1
+    return prepare
+
+
+@pytest.mark.parametrize('info1, flags', [(0, kinds.ACCESS_READ), (2, kinds.ACCESS_WRITE), (0x10, kinds.ACCESS_EXECUTE), (1 << 33, kinds.ACCESS_READ),
+                                          (1 << 32, kinds.ACCESS_READ | kinds.ACCESS_OPERAND), (1 << 32 | 2, kinds.ACCESS_WRITE | kinds.ACCESS_OPERAND)])
+def test_an_access_to_memory_brings_what_its_emulation_needs(fresh, info1, flags):
+    box = fresh(memory_exit(info1=info1))
+    assert [exit_field(box, VM, name) for name in ('KIND', 'SELECTOR', 'FLAGS', 'LENGTH')] == [kinds.MEMORY, 0xfee00020, flags, 0]
+    block, page = block_of(box, VM), vcpu_page(VM)
+    code, stack = [bytearray(box.memory.take(block.hpa + at, 2)) for at in (0x412, 0x422)]
+    assert exit_field(box, VM, 'VALUE') == code[0] | code[1] << 8 | 0xcf3 << 16
+    assert [box.memory.word(page + STATE[name]) for name in REGISTERS] == list(range(1, 17))
+    assert [box.memory.word(page + STATE[name]) for name in ('RIP', 'RFLAGS', 'CR0', 'CR2', 'CR3', 'CR4')] == [
+        block.get(name) for name in ('RIP', 'RFLAGS', 'CR0', 'CR2', 'CR3', 'CR4')]
+    assert box.memory.word(page + STATE['CR2']) == 0x1234
+    assert box.memory.word(page + STATE['EFER']) == block.get('EFER') & ~0x1000
+
+
+@pytest.mark.parametrize('number', range(16))
+def test_one_register_is_given_back_alone(fresh, number):
+    box = fresh(memory_exit())
+    for n, name in enumerate(REGISTERS):
+        box.memory.put_word(vcpu_page(VM) + STATE[name], 0x100 + n)
+    box.memory.put_word(vcpu_page(VM) + STATE['RIP'], 0x7c02)
+    box.memory.put_word(vcpu_page(VM) + ANSWER['ACTION'], vcpu.RESUME)
+    box.memory.put_word(vcpu_page(VM) + ANSWER['DIRTY'], vcpu.GROUP_FLOW | vcpu.REGISTER | number << vcpu.REGISTER_SHIFT)
+    assert box.kernel_call(VM, RUN, SLOT, 0) is None
+    seen = []
+
+    def guest(machine, registers, block):
+        seen.extend((block if name == 'RSP' else registers).get(name) for name in REGISTERS)
+        seen.append(block.get('RIP'))
+        block.exit(svm.EXIT_HLT)
+    run_guest_once(box, VM, guest)
+    assert seen == [0x100 + n if n == number else n + 1 for n in range(16)] + [0x7c02]
 
 
 def task_switched(box, **answer):

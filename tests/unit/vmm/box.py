@@ -12,6 +12,8 @@ MIB = 1 << 20
 PAGE = layout.PAGE
 VCPU_PAGE = layout.VCPU_PAGE
 REGION_BASE = 1 << 40               # where the fake keeps the frames of regions
+STALE = 0x5a1e5a1e5a1e5a1e
+SEGMENT_FIELDS = dict(vcpu.GROUP_FIELDS)[vcpu.GROUP_SEGMENT]
 
 
 def store64(address, value):
@@ -145,11 +147,14 @@ class Box(object):
     def call_vcpu_read(self, slot, groups):
         assert slot == call.SLOT_VCPU           # the fake's registers are those of vCPU 0
         self.reads.append(groups)
+        self.show_state(groups)
+        return status.OK, 0
+
+    def show_state(self, groups):
         for group, names in vcpu.GROUP_FIELDS:
             if groups & group:
                 for name in names:
                     self.set_state(name, self.registers.get(name, 0))
-        return status.OK, 0
 
     def call_vcpu_interrupt(self, slot, kind, vector, destination):
         assert self.is_vcpu(slot) and kind <= call.INTERRUPT_RESET and vector <= 255
@@ -210,6 +215,12 @@ class Box(object):
         return load64(VCPU_PAGE + vcpu.ANSWER[name])
 
     def exit(self, kind, **fields):
+        """One of kind MEMORY brings its groups; the segments are not what they were: nobody may go by them."""
+        if kind == exit.MEMORY:
+            for name in SEGMENT_FIELDS:
+                self.set_state(name, STALE)
+            self.show_state(vcpu.MEMORY_BRINGS)
+            fields['VALUE'] = self.registers.get('CS_ATTRIBUTES', 0) | self.registers.get('SS_ATTRIBUTES', 0) << 16
         store64(VCPU_PAGE + vcpu.EXIT['KIND'], kind)
         for name in vcpu.EXIT_FIELDS[1:]:
             store64(VCPU_PAGE + vcpu.EXIT[name], fields.get(name, 0))

@@ -1,7 +1,7 @@
 """An emulator on its own: a vCPU in a mode of the test's choice, memory, page tables, a bus without devices."""
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.spec import cpu
+from hypervisor.spec import cpu, exit, vcpu
 from hypervisor.vmm import emulate, space
 from hypervisor.vmm.bus import DONE, Bus, Device
 from hypervisor.vmm.ram import Ram
@@ -34,6 +34,8 @@ class Recorder(Device):
 
 
 class Rig(object):
+    """kind: of the exit that the emulator answers, where a test does not say."""
+
     def __init__(self, ram=4 * MIB):
         self.box = Box(ram=ram)
         space.map_ram(r_uint(ram))
@@ -46,6 +48,7 @@ class Rig(object):
         self.state = self.box.registers
         self.state.update(RFLAGS=2, CR0=cpu.CR0_PE)
         self.next_table = PML4 + 0x1000
+        self.kind = exit.IO
 
     # Modes.
     def segments(self, code, data=DATA_32, limit=0xffffffff):
@@ -89,9 +92,25 @@ class Rig(object):
     def get(self, gpa, count):
         return bytearray(self.box.guest(gpa, count))
 
-    def run(self, code, frame=CODE_FRAME):
+    def run(self, code, frame=CODE_FRAME, **fields):
         self.put(frame, code)
+        return self.emulate(**fields)
+
+    def emulate(self, kind=None, **fields):
+        """kind, fields: of the exit. One of kind MEMORY brings most of the state, before others the VMM asks for it."""
+        self.box.exit(self.kind if kind is None else kind, **fields)
         return self.emulator.emulate()
+
+    def given_back(self, before):
+        """The vCPU's registers after the answer, by its DIRTY. before: what they were."""
+        dirty = self.emulator.dirty()
+        if dirty & vcpu.GROUP_GPR:
+            return self.registers()
+        after = list(before)
+        if dirty & vcpu.REGISTER:
+            number = dirty >> vcpu.REGISTER_SHIFT
+            after[number] = self.registers()[number]
+        return after
 
     def registers(self):
         return [self.box.state(name) for name in GPR]

@@ -4,7 +4,7 @@ import struct
 from hypothesis import Phase, given, settings, strategies as st
 
 from hypervisor.hw import task
-from hypervisor.spec import cpu
+from hypervisor.spec import cpu, exit as kinds
 from hypervisor.vmm import emulate
 from tests.unit.vmm.native import DATA_BYTES, Native
 from tests.unit.vmm.rig import CODE, GPR, Rig
@@ -38,6 +38,10 @@ FORMS += [([0x0f, 0xba], _which, 1, CARRY_AND_ZERO) for _which in (4, 5, 6, 7)]
 FORMS += [([0x0f, 0xc7], 1, 0, STATUS)]
 SHIFTS = [([_opcode], _which, 1 if _opcode < 0xd0 else 0, 0) for _opcode in (0xc0, 0xc1, 0xd0, 0xd1, 0xd2, 0xd3) for _which in range(8)]
 BITS = [([0x0f, _n], None, 0, CARRY_AND_ZERO) for _n in (0xa3, 0xab, 0xb3, 0xbb)]
+
+# Kind and flags of the exit that the emulator answers: the state is to be fetched, it has come, the operand's place as well.
+EXITS = [(kinds.IO, 0), (kinds.MEMORY, kinds.ACCESS_WRITE), (kinds.MEMORY, kinds.ACCESS_READ | kinds.ACCESS_OPERAND),
+         (kinds.MEMORY, kinds.ACCESS_WRITE | kinds.ACCESS_OPERAND)]
 
 words = st.one_of(st.integers(0, (1 << 64) - 1), st.sampled_from([0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0x7fffffff, 0x80000000,
                                                                     (1 << 63) - 1, 1 << 63, (1 << 64) - 1]))
@@ -77,6 +81,9 @@ class Case(object):
         self.registers[RDI] = self.registers[15] = middle
         if shape == 3:
             self.registers[RAX] = draw(st.integers(-20, 20)) & ((1 << 64) - 1)
+            middle += (self.registers[RAX] ^ 1 << 63) - (1 << 63) << (self.code[-len(tail) - 2] >> 6)
+        self.operand = middle + (displacement if shape else 0) - native.data        # from the start of the data
+        self.exit = draw(st.sampled_from(EXITS))
         self.registers[RSP] = native.data + 6000
         self.flags = 0x202 | draw(st.integers(0, STATUS)) & STATUS
         self.data = bytearray(draw(st.binary(min_size=64, max_size=64)) * (DATA_BYTES // 64))
@@ -101,7 +108,8 @@ def emulated(case):
     rig.put(FRAME, case.data)
     rig.state.update(zip(GPR, case.registers))
     rig.state['RFLAGS'] = case.flags
-    outcome = rig.run(case.code)
+    kind, flags = case.exit
+    outcome = rig.run(case.code, kind=kind, SELECTOR=FRAME + case.operand, FLAGS=flags)
     return rig, outcome
 
 
@@ -112,6 +120,7 @@ def check(case, defined):
     assert outcome == emulate.DONE, text
     assert rig.box.state('RIP') == CODE + len(case.code), text
     assert rig.registers() == registers, text
+    assert rig.given_back(case.registers) == registers, text
     assert rig.box.state('RFLAGS') & defined == flags & defined, text
     assert rig.get(FRAME, DATA_BYTES) == data, text
 

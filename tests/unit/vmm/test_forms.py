@@ -70,7 +70,7 @@ def test_an_instruction_may_lie_in_two_frames():
     rig.state.update(RIP=CODE + 0xffd, RBX=0x20000)
     rig.put(0x9ffd, b'\xc7\x03\x11')                                  # mov dword [rbx], 0x44332211
     rig.put(0x30000, b'\x22\x33\x44')
-    assert rig.emulator.emulate() == emulate.DONE
+    assert rig.emulate() == emulate.DONE
     assert rig.get(0x20000, 4) == b'\x11\x22\x33\x44' and rig.box.state('RIP') == CODE + 0x1003
 
 
@@ -101,23 +101,23 @@ def test_page_faults_of_operand_and_code():
     assert (rig.emulator.context.vector, rig.emulator.context.error, rig.box.state('CR2')) == (cpu.VECTOR_PF, 2, 0x123456789)
     rig.state['RIP'] = CODE + 0xffe                                    # mov [rbx], imm32 goes on in the next page
     rig.put(0x9ffe, b'\xc7\x03')
-    assert rig.emulator.emulate() == emulate.FAULT
+    assert rig.emulate() == emulate.FAULT
     assert rig.box.state('CR2') == CODE + 0x1000 and int(rig.emulator.context.error) == 0x10
     rig.put(0x9ffe, b'\xf3\x90')                                       # one that ends there: not of ours, but whole
-    assert rig.emulator.emulate() == emulate.UNKNOWN
+    assert rig.emulate() == emulate.UNKNOWN
 
 
 def test_code_beyond_the_memory():
     rig = rig_32(RIP=NOWHERE)
-    assert rig.emulator.emulate() == emulate.NO_CODE
+    assert rig.emulate() == emulate.NO_CODE
 
 
 def test_code_at_the_very_end_of_the_memory():
     rig = rig_32(RIP=0x3ffffe, RBX=0x20000, RAX=0x41)
     rig.put(0x3ffffe, b'\x88\x03')
-    assert rig.emulator.emulate() == emulate.DONE and rig.get(0x20000, 1) == b'A'
+    assert rig.emulate() == emulate.DONE and rig.get(0x20000, 1) == b'A'
     rig.put(0x3ffffe, b'\xc6\x03')
-    assert rig.emulator.emulate() == emulate.NO_CODE
+    assert rig.emulate() == emulate.NO_CODE
 
 
 def test_too_long_an_instruction_is_a_general_protection_fault():

@@ -62,7 +62,7 @@ def check(code, address, seed):
     assert rig.box.state('RIP') == CODE + len(code), text
     assert [rig.box.state(name) for name in NAMES] == there, text
     assert rig.get(FRAME, DATA_BYTES) == memory, text
-    assert rig.emulator.dirty() == (emulate.DIRTY if there == vectors and memory != data else emulate.DIRTY | spec.GROUP_VECTOR), text
+    assert rig.emulator.dirty() == (spec.GROUP_FLOW if there == vectors and memory != data else spec.GROUP_FLOW | spec.GROUP_VECTOR), text
 
 
 places = st.sampled_from([1000, 1003, 4080, 4088, 4090, 4095, 4096, 5001])
@@ -174,7 +174,7 @@ def test_a_fault_changes_no_register():
     rig.state.update(RBX=CODE + 0xff8, YMM0_0=5)
     assert rig.run(bytearray.fromhex(u'0f 10 03')) == emulate.FAULT
     assert (rig.emulator.context.vector, rig.box.state('CR2')) == (cpu.VECTOR_PF, CODE + 0x1000)
-    assert rig.emulator.dirty() == emulate.DIRTY
+    assert rig.emulator.dirty() == spec.GROUP_FLOW
 
 
 def test_a_kernel_that_gives_no_vectors_ends_in_unknown():

@@ -8,7 +8,8 @@ from hypervisor.hw import vmx as hw
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
-from hypervisor.spec import entry, state, vmx
+from hypervisor.spec import entry, vmx
+from hypervisor.spec.vcpu import UNUSABLE
 from tests.unit.vmx.machine import Core
 
 VALID = vmx.INTERRUPTION_VALID
@@ -128,10 +129,12 @@ def test_io_breakpoints_are_pending_behind_the_access(core, vcpu):
 
 
 @pytest.mark.parametrize('access', range(1, 8))
-def test_ept_violation(core, vcpu, access):
-    core.exit(vcpu, vmx.REASON_EPT_VIOLATION, EXIT_QUALIFICATION=access | 0x180, GUEST_PHYSICAL_ADDRESS=0xfee00020,
-              EXIT_INSTRUCTION_LENGTH=15)
-    assert (vcpu.exit_kind, vcpu.exit_selector, vcpu.exit_flags, vcpu.exit_length) == (kinds.MEMORY, 0xfee00020, access, 0)
+@pytest.mark.parametrize('way, operand', [(0, 0), (0x80, 0), (0x100, 0), (0x180, kinds.ACCESS_OPERAND)])
+def test_ept_violation(core, vcpu, access, way, operand):
+    core.exit(vcpu, vmx.REASON_EPT_VIOLATION, EXIT_QUALIFICATION=access | way, GUEST_PHYSICAL_ADDRESS=0xfee00020,
+              EXIT_INSTRUCTION_LENGTH=15, GUEST_CS_ATTRIBUTES=0xa09b, GUEST_SS_ATTRIBUTES=0x10000)
+    assert (vcpu.exit_kind, vcpu.exit_selector, vcpu.exit_flags, vcpu.exit_length) == (kinds.MEMORY, 0xfee00020, access | operand, 0)
+    assert vcpu.exit_value == 0xa9b | UNUSABLE << 16
     assert vcpu.event == 0
 
 
@@ -261,5 +264,5 @@ def test_advance_under_tf_leaves_a_single_step_pending(core, vcpu, debugctl, pen
 
 def test_moving_rip_ends_an_interrupt_shadow(core, vcpu):
     core.fields(vcpu)[vmx.GUEST_INTERRUPTIBILITY] = vmx.BLOCKING_MOV_SS
-    core.vendor.set(vcpu, state.RIP, r_uint(0x7c00))
-    assert core.fields(vcpu)[vmx.GUEST_INTERRUPTIBILITY] == 0
+    core.vendor.set_flow(vcpu, r_uint(0x7c00), r_uint(0x202))
+    assert [core.fields(vcpu)[field] for field in (vmx.GUEST_RIP, vmx.GUEST_RFLAGS, vmx.GUEST_INTERRUPTIBILITY)] == [0x7c00, 0x202, 0]

@@ -14,7 +14,7 @@ NOT_CANONICAL = 1 << 47
 U64 = (1 << 64) - 1
 
 # What each variant does, in the order of table.py: fields of the vCPU page that get a value, after an honest answer.
-ACTION = [('ACTION', 3), ('ACTION', U64), ('DIRTY', spec.GROUPS + 1), ('DIRTY', U64)]
+ACTION = [('ACTION', 3), ('ACTION', U64), ('DIRTY', spec.DIRTY_KNOWN + 1), ('DIRTY', U64)]
 INJECT = [2, 32, 255, 1 << 63]
 STATE = [
     ('CR0', 0x80000010), ('CR0', 0x20000011), ('CR0', 0x100000011), ('CR4', 1 << 15), ('CR4', 1 << 13), ('CR4', 1 << 32),
