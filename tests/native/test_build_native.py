@@ -1,9 +1,13 @@
 """The way to native tests itself: arguments, results and failures pass between Python and translated C unchanged."""
+import re
 import sys
 
 import pytest
 from rpython.rlib.objectmodel import we_are_translated
 from rpython.rlib.rarithmetic import intmask, r_uint
+from rpython.rtyper.lltypesystem import lltype
+
+import translate
 
 from hypervisor.spec import panic
 from tests.unit.samples import exit_paths
@@ -33,6 +37,10 @@ def differs_when_translated(n):
     if we_are_translated() and n > 5:
         return n + 1
     return n
+
+
+def mix_and_count(n):
+    return counts_calls(mix_signed(n, n))
 
 
 def counts_calls(n):
@@ -98,3 +106,13 @@ def test_sealed_heap_panics(native):
     with pytest.raises(native.Panic) as caught:
         compiled(3)
     assert caught.value.code == panic.PANIC_HEAP_SEALED
+
+
+def test_only_entry_points_are_seen_outside_of_the_c_file(tmpdir):
+    translator = translate.optimised_translator([(mix_and_count, [lltype.Signed])])
+    translate.write_c(translator, [(mix_and_count, [lltype.Signed])], 'sample', str(tmpdir))
+    header = tmpdir.join('forwarddecl.h').read()
+    functions = re.findall(r'^(static|RPY_\w+) [^;()]*\b(pypy_g_\w+)\([^;]*\);$', header, re.MULTILINE)
+    assert [name for how, name in functions if how != 'static'] == ['pypy_g_mix_and_count'] and len(functions) > 5
+    with pytest.raises(ValueError):
+        translate.keep_functions_private(str(tmpdir.join('sample.c')), [])

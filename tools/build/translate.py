@@ -19,6 +19,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -105,7 +106,27 @@ def write_c(translator, entry_points, name, outdir):
     gen_source(database, name, py.path.local(outdir), builder.eci, defines={})
     with open(os.path.join(outdir, name + '.c'), 'a') as source:
         source.write(TAIL)
+    keep_functions_private(os.path.join(outdir, 'forwarddecl.h'), [name_in_c(database, function) for function, _ in entry_points])
     return database
+
+
+def name_in_c(database, function):
+    from rpython.rtyper.lltypesystem.lltype import getfunctionptr
+    return database.get(getfunctionptr(database.translator.annotator.bookkeeper.getdesc(function).getuniquegraph()))
+
+
+PROTOTYPE = re.compile(r'^RPY_EXTERN ([^;()]*\b(pypy_g_\w+)\([^;]*\);)$', re.MULTILINE)       # of a function, in a generated header
+
+
+def keep_functions_private(header, entry_points):
+    """Make all others static: there is one C file, and what the compiler sees all callers of it may inline, or leave out."""
+    with open(header) as source:
+        text = source.read()
+    text, count = PROTOTYPE.subn(lambda found: found.group(0) if found.group(2) in entry_points else 'static ' + found.group(1), text)
+    if not count:
+        raise ValueError('%s declares no function as expected: has the translator changed?' % header)
+    with open(header, 'w') as source:
+        source.write(text)
 
 
 def input_files():
