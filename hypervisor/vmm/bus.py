@@ -60,6 +60,8 @@ class Bus(object):
     def port_in(self, port, size):
         """size: 1, 2 or 4. Returns the value, zero-extended."""
         device = self._at(port)
+        if device is None and size == 1:
+            return ones(1)
         if device is not None and (size == 1 or not device.narrow):
             return device.read(port - device.port, size)
         value = r_uint(0)
@@ -72,8 +74,8 @@ class Bus(object):
         device = self._at(port)
         if device is not None and not device.narrow:
             return device.write(port - device.port, size, value)
-        if device is not None and size == 1:
-            return device.write(port - device.port, 1, value & r_uint(0xff))
+        if size == 1:
+            return DONE if device is None else device.write(port - device.port, 1, value & r_uint(0xff))
         for n in range(size):
             if self._byte_out((port + n) & PORT_MASK, (value >> (8 * n)) & r_uint(0xff)) == BUSY:
                 return BUSY     # only the UART is ever busy, and it has no narrow neighbour before it
