@@ -152,6 +152,10 @@ def sign_extend(value, size):
 class Instruction(object):
     def __init__(self):
         self.mode = 64                  # of the code segment: 16, 32 or 64
+        self.outcome = UNKNOWN          # of decode(), for these bytes:
+        self.low = r_uint(0)
+        self.high = r_uint(0)
+        self.count = -1
         self.clear()
 
     def clear(self):
@@ -180,6 +184,14 @@ class Instruction(object):
         self.displacement = r_uint(0)   # sign-extended
         self.immediate = r_uint(0)      # sign-extended
 
+    def is_of(self, code, mode):
+        return self.low == code.low and self.high == code.high and self.count == code.count and self.mode == mode
+
+    def remember(self, code):
+        self.low = code.low
+        self.high = code.high
+        self.count = code.count
+
     def is_64(self):
         return self.mode == 64
 
@@ -198,8 +210,16 @@ class Instruction(object):
 def decode(code, instruction, mode):
     """Fill `instruction` from `code` (any bytes). mode: 16, 32 or 64.
 
-    Returns OK, TOO_SHORT (more bytes are needed than there are, or than 15) or UNKNOWN.
+    Returns OK, TOO_SHORT (more bytes are needed than there are, or than 15) or UNKNOWN. The same bytes in the same mode are the same
+    instruction: what `instruction` has been filled from last is not decoded again.
     """
+    if not instruction.is_of(code, mode):
+        instruction.outcome = _decode(code, instruction, mode)
+        instruction.remember(code)
+    return instruction.outcome
+
+
+def _decode(code, instruction, mode):
     code.start()
     instruction.clear()
     instruction.mode = mode

@@ -132,3 +132,19 @@ def test_a_shorter_fetch_never_changes_the_meaning(code, mode):
             assert outcome == d.OK and i.length == whole.length and memory(i) == memory(whole)
         elif outcome == d.OK:
             assert part == d.TOO_SHORT and count < whole.length
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([3, 15, 15, 15]), st.sampled_from([32, 64])), min_size=2, max_size=12),
+       st.binary(min_size=15, max_size=15))
+def test_what_was_decoded_last_changes_nothing(picks, code):
+    """The same bytes are not decoded again; others, fewer of them and other modes are."""
+    codes = [code, b'\x66' * 8 + b'\x8b\x43\x10\0\0\0\0', b'\x66' * 8 + b'\x89\x43\x10\0\0\0\0', b'\x67' + code[1:]]
+    fetched, instruction = d.Code(), d.Instruction()
+    for which, count, mode in picks:
+        fetched.clear()
+        for byte in bytearray(codes[which][:count]):
+            fetched.add(byte)
+        outcome, fresh = decode(codes[which][:count], mode)
+        assert d.decode(fetched, instruction, mode) == outcome
+        assert vars(instruction) == vars(fresh)
