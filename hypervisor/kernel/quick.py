@@ -8,6 +8,7 @@ same and everything else, and tests hold the two against each other (tests/unit/
     reason(vcpu)                the exit's code: CPUID, HYPERCALL, and MSR_READ or MSR_WRITE as is_msr_read and is_msr_write find them
     rax(vcpu), set_rax          where RAX is while the quick path runs; the registers that C functions may change are in the area
     efer(vcpu), cr4(vcpu)       as the guest reads them
+    set_efer(vcpu, value)       with LME and LMA as they are
     set_pat(vcpu, value)
     tpr_moved(vcpu)             has the guest changed its TPR without an exit?
     takes_interrupts(vcpu)      behind an instruction that was stepped over: is RFLAGS.IF set?
@@ -35,6 +36,7 @@ TABLE_EXTENDED = 16 * CPUID_LEAVES * EXTENDED
 OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
 MSR_EOI = r_uint(bits.MSR_X2APIC_FIRST + (lapic.EOI >> 4))
 MSR_SELF_IPI = r_uint(bits.MSR_X2APIC_FIRST + (lapic.SELF_IPI >> 4))
+EFER_LMA, EFER_FREE = r_uint(bits.EFER_LMA), r_uint(bits.EFER_SCE | bits.EFER_NXE)
 MSR_EFER, MSR_PAT, MSR_TSC_DEADLINE = r_uint(bits.MSR_EFER), r_uint(bits.MSR_PAT), r_uint(bits.MSR_TSC_DEADLINE)
 
 
@@ -131,6 +133,8 @@ def quick_path(words):
             return self_ipi(vcpu, value)
         if number == MSR_PAT:
             return pat(vcpu, value)
+        if number == MSR_EFER:
+            return efer(vcpu, value)
         return QUICK_LEAVE
 
     def end_of_interrupt(vcpu, value):
@@ -185,6 +189,16 @@ def quick_path(words):
             return QUICK_LEAVE
         vcpu.quick_msr_write += 1
         words.set_pat(vcpu, value)
+        return QUICK_AGAIN
+
+    def efer(vcpu, value):
+        """SCE and NXE, which any guest may change at any time. LMA is the processor's, whatever is written."""
+        old = words.efer(vcpu)
+        changed = (value ^ old) & ~EFER_LMA
+        if changed & ~EFER_FREE != R0 or not step_over(vcpu, words.MSR_BYTES):
+            return QUICK_LEAVE
+        vcpu.quick_msr_write += 1
+        words.set_efer(vcpu, old ^ changed)
         return QUICK_AGAIN
 
     return answer

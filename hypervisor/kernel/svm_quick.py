@@ -53,6 +53,10 @@ class Words(object):
         return memory.load64(vcpu.control + VMCB['EFER']) & ~SVME
 
     @staticmethod
+    def set_efer(vcpu, value):
+        memory.store64(vcpu.control + VMCB['EFER'], value | SVME)
+
+    @staticmethod
     def cr4(vcpu):
         return memory.load64(vcpu.control + VMCB['CR4'])
 

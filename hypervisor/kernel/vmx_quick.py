@@ -43,6 +43,10 @@ class Words(object):
         return hw.vmread(r_uint(vmx.GUEST_EFER))
 
     @staticmethod
+    def set_efer(vcpu, value):
+        hw.vmwrite(r_uint(vmx.GUEST_EFER), value)
+
+    @staticmethod
     def cr4(vcpu):
         return believed(hw.vmread(r_uint(vmx.GUEST_CR4)), hw.vmread(r_uint(vmx.CR4_SHADOW)), setup.cr4_mask)
 

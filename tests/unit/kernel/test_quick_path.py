@@ -34,14 +34,14 @@ leaves = st.one_of(st.integers(0, 40), st.integers(0x80000000 - 2, 0x80000000 + 
                    st.sampled_from([0x40000100, (1 << 64) - 1, 1 << 32, 1 << 32 | 1]))
 numbers = st.one_of(st.sampled_from([bits.MSR_EFER, bits.MSR_PAT, bits.MSR_TSC_DEADLINE, EOI, SELF_IPI, bits.MSR_APIC_BASE, 0x808, 1 << 32 | EOI]),
                     st.integers(0x7f0, 0x850), st.integers(0, 1 << 64 - 1))
-small = st.one_of(st.sampled_from([0, 1, 0x30, 0xff, 0x100, 0x0007040600070406, 0x0206, 0xffffffff, (1 << 64) - 1]), st.integers(0, (1 << 64) - 1))
+small = st.one_of(st.sampled_from([0, 1, 0x30, 0xff, 0x100, 0x500, 0x801, 0xd00, 0xd01, 0x0007040600070406, 0x0206, 0xffffffff, (1 << 64) - 1]), st.integers(0, (1 << 64) - 1))
 vectors = st.sets(st.sampled_from([16, 31, 0x30, 0x3f, 0x40, 0x80, 0xef, 0xff]))
 states = st.fixed_dictionaries({
-    'rflags': st.sampled_from([2, 0x202, 0x202, 2 | TRACED, 2 | RESUMED, 0x246]), 'shadow': st.sampled_from([0, 0, 1]), 'cr4': st.sampled_from([0x20, 0x40020]),
+    'rflags': st.sampled_from([2, 0x202, 0x202, 2 | TRACED, 2 | RESUMED, 0x246]), 'shadow': st.sampled_from([0, 0, 1]), 'cr4': st.sampled_from([0x20, 0x40020]), 'efer': st.sampled_from([0, 0x801, 0xd01]),
     'base': st.sampled_from([X2APIC, X2APIC, X2APIC & ~lapic.APIC_BASE_X2APIC, OFF]),
     'mode': st.sampled_from([0, 1, 2]), 'irr': vectors, 'isr': vectors, 'tmr': vectors, 'attention': st.sampled_from([False, False, True]),
     'event': st.sampled_from([0, 0, 0x80000030]), 'flush': st.sampled_from([False, False, True])})
-PLAIN = {'rflags': 2, 'shadow': 1, 'cr4': 0x40020, 'base': X2APIC, 'mode': 2, 'irr': set(), 'isr': set([0x30]), 'tmr': set(), 'attention': False, 'event': 0,
+PLAIN = {'rflags': 2, 'shadow': 1, 'cr4': 0x40020, 'efer': 0xd00, 'base': X2APIC, 'mode': 2, 'irr': set(), 'isr': set([0x30]), 'tmr': set(), 'attention': False, 'event': 0,
          'flush': False}
 
 
@@ -53,6 +53,8 @@ def prepare(box, state):
     block.set('RFLAGS', state['rflags'])
     block.set('INTERRUPT_SHADOW', state['shadow'])
     block.set('CR4', state['cr4'])
+    block.set('EFER', state['efer'] | bits.EFER_SVME)
+    block.set('CR0', 0x80000011 if state['efer'] & bits.EFER_LMA else 0x11)
     apic = vcpu.apic
     apic.base = r_uint(state['base'])
     apic.svr = r_uint(0x1ff)
@@ -112,6 +114,9 @@ def visible(box, vcpu):
 @example(state=dict(PLAIN, tmr=set([0x30])), code=MSR, info1=1, rax=0, rcx=EOI, rdx=0)
 @example(state=dict(PLAIN, rflags=2 | TRACED), code=CPUID, info1=0, rax=0, rcx=0, rdx=0)
 @example(state=PLAIN, code=MSR, info1=1, rax=0x70406, rcx=bits.MSR_PAT, rdx=0x206)
+@example(state=PLAIN, code=MSR, info1=1, rax=0x501, rcx=bits.MSR_EFER, rdx=0)
+@example(state=PLAIN, code=MSR, info1=1, rax=0x901, rcx=bits.MSR_EFER, rdx=0)
+@example(state=PLAIN, code=MSR, info1=1, rax=0xc00, rcx=bits.MSR_EFER, rdx=1)
 @pytest.mark.parametrize('nrips', [False, True])
 def test_the_quick_path_does_what_the_loop_does(fresh, nrips, state, code, info1, rax, rcx, rdx):
     results = []
@@ -129,6 +134,8 @@ def test_the_quick_path_does_what_the_loop_does(fresh, nrips, state, code, info1
     (CPUID, 0, 0, 0, 0, QUICK_AGAIN), (CPUID, 0, 0x80000008, 0, 0, QUICK_AGAIN), (VMMCALL, 0, 0, 0, 0, QUICK_AGAIN),
     (MSR, 0, 0, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 0, 0, bits.MSR_PAT, 0, QUICK_AGAIN), (MSR, 1, 0x70406, bits.MSR_PAT, 0x70406, QUICK_AGAIN),
     (MSR, 1, 1 << 31, bits.MSR_TSC_DEADLINE, 1, QUICK_AGAIN), (MSR, 0, 0, bits.MSR_TSC_DEADLINE, 0, QUICK_AGAIN), (MSR, 1, 0, EOI, 0, QUICK_AGAIN),
+    (MSR, 1, 0x101, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 1, 0x501, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 1, 0xc00, bits.MSR_EFER, 0, QUICK_LEAVE),
+    (MSR, 1, 0xd02, bits.MSR_EFER, 0, QUICK_LEAVE), (MSR, 1, 0xd00, bits.MSR_EFER, 1, QUICK_LEAVE),
     (MSR, 1, 0x30, SELF_IPI, 0, QUICK_DONE), (MSR, 1, 0x50, SELF_IPI, 0, QUICK_DONE), (CPUID, 0, 4, 0, 0, QUICK_LEAVE), (MSR, 0, 0, 0x1b, 0, QUICK_LEAVE), (INTR, 0, 0, 0, 0, QUICK_LEAVE)])
 def test_what_is_quick(fresh, code, info1, rax, rcx, rdx, expected):
     _, answered = outcome(fresh(running), PLAIN, code, info1, rax, rcx, rdx, svm_quick.answer)

@@ -24,12 +24,12 @@ OSXSAVE = 0x40000           # of CR4; bit 27 of leaf 1's ECX follows it
 SUBLEAVES = 0x10            # leaf 4 is the VMM's
 leaves = st.one_of(st.integers(0, 40), st.integers(0x80000000 - 2, 0x80000000 + 40), st.sampled_from([0x40000000, (1 << 64) - 1, 1 << 32 | 1]))
 numbers = st.sampled_from([bits.MSR_EFER, bits.MSR_PAT, bits.MSR_TSC_DEADLINE, EOI, SELF_IPI, 1 << 32 | EOI])
-values = st.sampled_from([0, 1, 0x30, 0xff, 0x100, 0x70406, 0x206, 0xffffffff, (1 << 64) - 1])
+values = st.sampled_from([0, 1, 0x500, 0x801, 0xd00, 0xd01, 0x30, 0xff, 0x100, 0x70406, 0x206, 0xffffffff, (1 << 64) - 1])
 vectors = st.sets(st.sampled_from([16, 0x30, 0x40, 0xff]))
 states = st.fixed_dictionaries({'rflags': st.sampled_from([2, 0x202, 2, 0x102, 0x10002]), 'blocking': st.sampled_from([0, 1, 2, 8, 9]),
-                                'cr4': st.sampled_from([0x20, 0x40020]), 'x2apic': st.booleans(), 'enabled': st.booleans(), 'mode': st.sampled_from([0, 2]),
+                                'cr4': st.sampled_from([0x20, 0x40020]), 'efer': st.sampled_from([0, 0x801, 0xd01]), 'x2apic': st.booleans(), 'enabled': st.booleans(), 'mode': st.sampled_from([0, 2]),
                                 'irr': vectors, 'isr': vectors, 'tmr': vectors, 'attention': st.sampled_from([False, False, True])})
-PLAIN = {'rflags': 2, 'blocking': 1, 'cr4': 0x40020, 'x2apic': True, 'enabled': True, 'mode': 2, 'irr': set(), 'isr': set([0x30]), 'tmr': set(), 'attention': False}
+PLAIN = {'rflags': 2, 'blocking': 1, 'cr4': 0x40020, 'efer': 0xd00, 'x2apic': True, 'enabled': True, 'mode': 2, 'irr': set(), 'isr': set([0x30]), 'tmr': set(), 'attention': False}
 
 
 def prepared(state):
@@ -47,6 +47,9 @@ def prepared(state):
     vmcs = core.fields(vcpu)
     vmcs[vmx.GUEST_RFLAGS], vmcs[vmx.GUEST_INTERRUPTIBILITY], vmcs[vmx.GUEST_CR4] = state['rflags'], state['blocking'], state['cr4']
     vmcs[vmx.CR4_SHADOW] = state['cr4']
+    active = state['efer'] & bits.EFER_LMA
+    vmcs[vmx.GUEST_EFER], vmcs[vmx.GUEST_CR0] = state['efer'], 0x80000031 if active else 0x31
+    vmcs[vmx.ENTRY_CONTROLS] = vmcs[vmx.ENTRY_CONTROLS] & ~vmx.ENTRY_CONTROL_GUEST_64 | (vmx.ENTRY_CONTROL_GUEST_64 if active else 0)
     off = (0 if state['x2apic'] else lapic.APIC_BASE_X2APIC) | (0 if state['enabled'] or state['x2apic'] else lapic.APIC_BASE_ENABLE)
     vcpu.apic.base = r_uint(X2APIC & ~off)
     vcpu.apic.svr = r_uint(0x1ff)
@@ -115,6 +118,7 @@ def test_the_quick_path_does_what_the_loop_does(state, reason, rax, rcx, rdx):
 @pytest.mark.parametrize('reason, rax, rcx, rdx, expected', [
     (CPUID, 0, 0, 0, QUICK_AGAIN), (CPUID, 0x80000008, 0, 0, QUICK_AGAIN), (VMCALL, 0, 0, 0, QUICK_AGAIN), (RDMSR, 0, bits.MSR_EFER, 0, QUICK_AGAIN),
     (WRMSR, 0x70406, bits.MSR_PAT, 0x70406, QUICK_AGAIN), (WRMSR, 0, EOI, 0, QUICK_AGAIN), (WRMSR, 0x30, SELF_IPI, 0, QUICK_DONE),
+    (WRMSR, 0x501, bits.MSR_EFER, 0, QUICK_AGAIN), (WRMSR, 0xc00, bits.MSR_EFER, 0, QUICK_LEAVE), (WRMSR, 0x900, bits.MSR_EFER, 0, QUICK_AGAIN),
     (CPUID, 4, 0, 0, QUICK_LEAVE), (WRMSR, 0x206, bits.MSR_PAT, 0, QUICK_LEAVE), (vmx.REASON_WBINVD, 0, 0, 0, QUICK_LEAVE)])
 def test_what_is_quick(reason, rax, rcx, rdx, expected):
     assert outcome(PLAIN, reason, rax, rcx, rdx, vmx_quick.answer)[1] == expected
