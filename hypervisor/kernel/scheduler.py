@@ -114,9 +114,15 @@ class Scheduler(object):
 
     def pick(self):
         """Decide what runs next, in `compartment` and `vcpu`; sleeps while nothing is ready."""
-        if self.choose_in(self.compartment):
-            return
-        self.rotate()
+        if not self.goes_on() and not self.choose_in(self.compartment):
+            self.rotate()
+
+    def goes_on(self):
+        """Is what ran last, or was handed the processor, what `choose_in` would choose? After nearly every exit it is."""
+        vcpu, task = self.vcpu, self.compartment.task
+        if vcpu is None:
+            return task.ready
+        return vcpu.ready and not task.ready
 
     def rotate(self):
         """What ran wants the processor no longer. Others' timers are looked at here too: who gives the processor away before its slice
