@@ -193,21 +193,17 @@ def inject(vcpu, page):
     return 0
 
 
-def write_state(vcpu, groups):
-    """Fill the state part of the vCPU page."""
-    if vcpu.away:
-        for group, start, size in GROUP_PLACES:
-            if groups & group != R0:
-                memory.copy(vcpu.page + start, vcpu.mirror + (start - STATE_START), size)
-    else:
-        state.write(vcpu, groups)
+def write_mirrored(vcpu, groups):
+    """Fill the state part of the page of a vCPU that lives on another core, with what came with its exit."""
+    for group, start, size in GROUP_PLACES:
+        if groups & group != R0:
+            memory.copy(vcpu.page + start, vcpu.mirror + (start - STATE_START), size)
 
 
 def deliver(vcpu):
     """An exit is the VMM's business: fill the vCPU page and make the VMM ready."""
     page = vcpu.page
     memory.store64(page + EXIT['KIND'], r_uint(vcpu.exit_kind))
-    memory.store64(page + EXIT['RIP'], switcher.vendor.rip(vcpu))
     memory.store64(page + EXIT['LENGTH'], vcpu.exit_length)
     memory.store64(page + EXIT['SELECTOR'], vcpu.exit_selector)
     memory.store64(page + EXIT['SIZE'], vcpu.exit_size)

@@ -2,10 +2,11 @@
 
 Every argument is hostile. A call checks all of them before it changes anything, and does at most BATCH frames.
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory
-from hypervisor.kernel import answer, away, interrupts, limit
+from hypervisor.kernel import answer, away, interrupts, limit, state
 from hypervisor.kernel import news as marks
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, LINK, NO_NAME, PORTS, REGION, RING_RECEIVER, RING_SENDER, VCPU,
@@ -41,14 +42,21 @@ RDI, RSI, RDX, R10, R8, R9, RAX = [AREA[name] for name in ('RDI', 'RSI', 'RDX', 
 def dispatch(caller):
     """Do the call that the caller's task has just made."""
     task = caller.task
+    if task.argument(RAX) == r_uint(call.VCPU_RUN):     # first and apart: it is the hot one
+        answer.vcpu_run(caller, task.argument(RDI), task.argument(RSI))
+    else:
+        dispatch_other(caller)
+
+
+@dont_inline
+def dispatch_other(caller):
+    task = caller.task
     number = task.argument(RAX)
     a = task.argument(RDI)
     b = task.argument(RSI)
     c = task.argument(RDX)
     d = task.argument(R10)
-    if number == r_uint(call.VCPU_RUN):         # first: it is the hot one
-        answer.vcpu_run(caller, a, b)
-    elif number == r_uint(call.WAIT):
+    if number == r_uint(call.WAIT):
         wait(caller, a)
     elif number == r_uint(call.RING_SEND):
         ring_send(caller, a, b)
@@ -539,5 +547,8 @@ def vcpu_read(caller, slot, groups):
     if groups & ~r_uint(GROUPS & ~GROUP_CPUID) != R0:
         caller.task.answer(status.BAD_RANGE, R0)
         return
-    answer.write_state(vcpu, groups)
+    if vcpu.away:
+        answer.write_mirrored(vcpu, groups)
+    else:
+        state.write(vcpu, groups)
     caller.task.answer(status.OK, R0)

@@ -1,4 +1,5 @@
 """What the kernel does about a vCPU's exit: finish it here, or hand it to the VMM whose business it is."""
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
@@ -27,15 +28,23 @@ def handle(vcpu):
     """Finish the exit that the vCPU has just had."""
     kind = vcpu.exit_kind
     vcpu.counts[kind] += 1
+    if kind == kinds.IO:                        # first and apart: that and MEMORY are the hot ones
+        answer.deliver(vcpu)
+    elif kind == kinds.MEMORY:
+        memory_access(vcpu)
+    else:
+        handle_other(vcpu, kind)
+
+
+@dont_inline
+def handle_other(vcpu, kind):
     if kind == kinds.CPUID:
         cpuid(vcpu)
-    elif kind == kinds.IO or kind == kinds.SHUTDOWN or kind == kinds.TASK_SWITCH:
+    elif kind == kinds.SHUTDOWN or kind == kinds.TASK_SWITCH:
         answer.deliver(vcpu)
     elif kind == kinds.HLT:
         if not interrupts.halt(vcpu):
             answer.deliver(vcpu)
-    elif kind == kinds.MEMORY:
-        memory_access(vcpu)
     elif kind == kinds.INTERRUPT:
         interrupt(vcpu.exit_value)
     elif kind == kinds.HYPERCALL:

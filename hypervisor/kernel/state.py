@@ -246,3 +246,6 @@ def write(vcpu, groups):
     if groups & r_uint(GROUP_VECTOR) != R0:
         vector.write(vcpu)
     switcher.vendor.write_state(vcpu, groups)
+
+
+write._always_inline_ = True            # with constant groups nothing is left to be asked

@@ -195,7 +195,9 @@ class Svm(Vendor):
         """Fill the exit record."""
         code = memory.load64(vmcb + VMCB['EXITCODE'])
         vcpu.exit_code = code
-        if code == r_uint(svm.EXIT_NPF):
+        if code == r_uint(svm.EXIT_IOIO):
+            self.decode_io(vcpu, vmcb)
+        elif code == r_uint(svm.EXIT_NPF):
             self.decode_memory(vcpu, vmcb)
         elif code >= r_uint(0x90):
             vcpu.exit_kind = kinds.UNKNOWN
@@ -206,9 +208,7 @@ class Svm(Vendor):
             kind = KIND[index]
             vcpu.exit_kind = kind
             vcpu.exit_length = r_uint(LENGTH[index])
-            if kind == kinds.IO:
-                self.decode_io(vcpu, vmcb)
-            elif kind == kinds.INTERRUPT:
+            if kind == kinds.INTERRUPT:
                 vcpu.exit_value = cpu.take_interrupt()
             elif kind == kinds.MSR_READ:
                 self.decode_msr(vcpu, vmcb)
@@ -234,6 +234,7 @@ class Svm(Vendor):
     def decode_io(self, vcpu, vmcb):
         """EXITINFO2 is the next RIP. Source: APM Vol. 2, "IOIO Intercepts"."""
         info = memory.load64(vmcb + VMCB['EXITINFO1'])
+        vcpu.exit_kind = kinds.IO
         vcpu.exit_length = memory.load64(vmcb + VMCB['EXITINFO2']) - memory.load64(vmcb + VMCB['RIP'])
         vcpu.exit_selector = (info >> 16) & r_uint(0xffff)
         size = (info >> 4) & 7                  # one of SZ8, SZ16, SZ32
@@ -312,6 +313,8 @@ class Svm(Vendor):
                         memory.store64(page + offset, attributes(memory.load16(vmcb + at)))
                     else:
                         memory.store64(page + offset, memory.load64(vmcb + at) & ~SVME)
+
+    write_state._always_inline_ = True      # as state.write
 
     def rip(self, vcpu):
         return memory.load64(vcpu.control + VMCB['RIP'])

@@ -145,6 +145,8 @@ class Vmx(Vendor):
                     else:
                         memory.store64(page + offset, self.get(vcpu, field))
 
+    write_state._always_inline_ = True      # as state.write
+
     def rip(self, vcpu):
         self.make_current(vcpu)
         return hw.vmread(r_uint(vmx.GUEST_RIP))

@@ -8,7 +8,6 @@ from hypervisor.spec.record import offsets
 
 EXIT_FIELDS = [
     'KIND',         # hypervisor/spec/exit.py
-    'RIP',          # of the instruction
     'LENGTH',       # bytes of the instruction, 0 where the processor does not tell
     'SELECTOR',     # IO: port.  MEMORY: gpa.  MSR_*: number.  CPUID: leaf | subleaf << 32.  TASK_SWITCH: of the new TSS
     'SIZE',         # IO: 1, 2 or 4 bytes

@@ -10,7 +10,7 @@ from hypervisor.lib import call
 from hypervisor.spec import ending, exit, status, vcpu as spec
 from hypervisor.spec.cpu import VECTOR_GP
 from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, REASON_VCPU_SHIFT, SLOT_SELF
-from hypervisor.vmm import emulate, power, start, state, taskswitch
+from hypervisor.vmm import emulate, power, start, state, taskswitch, vcpu as v
 from hypervisor.vmm.bus import BUSY
 from hypervisor.vmm.device import apic
 from hypervisor.vmm.device.agenda import earlier
@@ -177,8 +177,8 @@ def emulated(machine, outcome):
 
 
 def unsupported(machine, what):
-    """End the VM with one sentence: what it did, where, and the instruction's bytes."""
-    console, emulator, rip = machine.console, machine.emulator, machine.vcpu.exit_rip()
+    """End the VM with one sentence: what it did, where (the state has come with the exit, or was fetched), and the instruction's bytes."""
+    console, emulator, rip = machine.console, machine.emulator, machine.vcpu.get(v.STATE['RIP'])
     console.begin()
     console.text('not supported: ')
     console.text(what)

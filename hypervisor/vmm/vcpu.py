@@ -20,7 +20,6 @@ def _field(offset):
 
 
 KIND = _field(spec.EXIT['KIND'])
-RIP = _field(spec.EXIT['RIP'])
 LENGTH = _field(spec.EXIT['LENGTH'])
 SELECTOR = _field(spec.EXIT['SELECTOR'])
 SIZE = _field(spec.EXIT['SIZE'])
@@ -62,9 +61,6 @@ class Vcpu(object):
     # The exit. Numbers that the kernel computes are small; addresses and values stay r_uint.
     def kind(self):
         return intmask(memory.load64(self.page + KIND))
-
-    def exit_rip(self):
-        return memory.load64(self.page + RIP)
 
     def selector(self):
         return memory.load64(self.page + SELECTOR)

@@ -3,7 +3,7 @@ import re
 import sys
 
 import pytest
-from rpython.rlib.objectmodel import we_are_translated
+from rpython.rlib.objectmodel import dont_inline, we_are_translated
 from rpython.rlib.rarithmetic import intmask, r_uint
 from rpython.rtyper.lltypesystem import lltype
 
@@ -40,7 +40,12 @@ def differs_when_translated(n):
 
 
 def mix_and_count(n):
-    return counts_calls(mix_signed(n, n))
+    return counts_calls(mix_signed(n, n)) + counts_apart(n)
+
+
+@dont_inline
+def counts_apart(n):
+    return counts_calls(n)
 
 
 def counts_calls(n):
@@ -114,5 +119,6 @@ def test_only_entry_points_are_seen_outside_of_the_c_file(tmpdir):
     header = tmpdir.join('forwarddecl.h').read()
     functions = re.findall(r'^(static|RPY_\w+) [^;()]*\b(pypy_g_\w+)\([^;]*\);$', header, re.MULTILINE)
     assert [name for how, name in functions if how != 'static'] == ['pypy_g_mix_and_count'] and len(functions) > 5
+    assert re.findall(r'^static __attribute__\(\(noinline\)\) \w+ (\w+)', header, re.MULTILINE)[-1:] == ['pypy_g_counts_apart']     # first rpython's own
     with pytest.raises(ValueError):
-        translate.keep_functions_private(str(tmpdir.join('sample.c')), [])
+        translate.keep_functions_private(str(tmpdir.join('sample.c')), [], [])

@@ -106,7 +106,8 @@ def write_c(translator, entry_points, name, outdir):
     gen_source(database, name, py.path.local(outdir), builder.eci, defines={})
     with open(os.path.join(outdir, name + '.c'), 'a') as source:
         source.write(TAIL)
-    keep_functions_private(os.path.join(outdir, 'forwarddecl.h'), [name_in_c(database, function) for function, _ in entry_points])
+    keep_functions_private(os.path.join(outdir, 'forwarddecl.h'), [name_in_c(database, function) for function, _ in entry_points],
+                           set(never_inlined(database)))
     return database
 
 
@@ -115,14 +116,26 @@ def name_in_c(database, function):
     return database.get(getfunctionptr(database.translator.annotator.bookkeeper.getdesc(function).getuniquegraph()))
 
 
+def never_inlined(database):
+    """Names in C of what is marked @dont_inline."""
+    for node in database.globalcontainers():
+        if getattr(getattr(getattr(node.obj, 'graph', None), 'func', None), '_dont_inline_', False):
+            yield node.name
+
+
 PROTOTYPE = re.compile(r'^RPY_EXTERN ([^;()]*\b(pypy_g_\w+)\([^;]*\);)$', re.MULTILINE)       # of a function, in a generated header
 
 
-def keep_functions_private(header, entry_points):
-    """Make all others static: there is one C file, and what the compiler sees all callers of it may inline, or leave out."""
+def keep_functions_private(header, entry_points, never):
+    """Make all others static: there is one C file, and what the compiler sees all callers of it may inline, or leave out.
+    never: those that it shall not inline."""
+    def private(found):
+        line, prototype, name = found.group(0, 1, 2)
+        if name in entry_points:
+            return line
+        return ('static __attribute__((noinline)) ' if name in never else 'static ') + prototype
     with open(header) as source:
-        text = source.read()
-    text, count = PROTOTYPE.subn(lambda found: found.group(0) if found.group(2) in entry_points else 'static ' + found.group(1), text)
+        text, count = PROTOTYPE.subn(private, source.read())
     if not count:
         raise ValueError('%s declares no function as expected: has the translator changed?' % header)
     with open(header, 'w') as source:

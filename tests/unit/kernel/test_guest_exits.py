@@ -74,7 +74,7 @@ def test_any_exit_is_finished_delivered_or_the_end(fresh, code, info1, info2, ri
         assert c.state == call.STATE_RUNNING            # tests of their own below
     elif code in DELIVERED:
         assert c.vcpus[0].outstanding and not c.vcpus[0].ready and c.task.ready
-        assert exit_field(box, VM, 'KIND') == DELIVERED[code] and exit_field(box, VM, 'RIP') == rip
+        assert exit_field(box, VM, 'KIND') == DELIVERED[code]
     elif code in REFUSED:
         assert event == 0x80000300 | UD and c.vcpus[0].ready
     elif code in WINDOWS:
