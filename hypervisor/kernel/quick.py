@@ -16,6 +16,7 @@ same and everything else, and tests hold the two against each other (tests/unit/
     step_over(vcpu, length)     RIP moves on and a shadow ends; False, and nothing is done, when RF or TF has to be seen to.
                                 length: what the plain instruction has, CPUID_BYTES and so on; only for processors that tell nothing
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
@@ -122,6 +123,7 @@ def quick_path(words):
         vcpu.set_gpr(RDX, value >> 32)
         return QUICK_AGAIN
 
+    @dont_inline                            # what it calls wants registers kept, and the others need none
     def msr_write(vcpu):
         number = vcpu.gpr(RCX) & LOW32
         value = (vcpu.gpr(RDX) & LOW32) << 32 | (rax(vcpu) & LOW32)
