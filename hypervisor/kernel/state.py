@@ -3,6 +3,7 @@
 What the kernel checks here is what would be dangerous or what the processor would take silently; a state that is merely
 inconsistent fails at VM entry, and that ends the VM with the rule's name (kernel/entry_check.py).
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 from rpython.rlib.unroll import unrolling_iterable
 
@@ -35,6 +36,7 @@ SEGMENT_COUNT = 8
 SMALL_SEGMENTS = 4              # ES, CS, SS, DS: bases of 32 bits
 
 GPRS = unrolling_iterable([(AREA[name], STATE[name]) for name in GPR if name != 'RSP'])
+OF_INSTRUCTIONS = GROUP_GPR | GROUP_FLOW | REGISTER | 15 << REGISTER_SHIFT
 GPR_AREAS = [AREA.get(name, 0) for name in GPR]
 RSP = GPR.index('RSP')          # which is the processor's
 SEGMENT_AT = STATE['ES_SELECTOR']
@@ -97,14 +99,30 @@ def control_rule(cr0, cr3, cr4, efer):
 
 
 def apply(vcpu, dirty):
-    """Check all dirty groups, then take them. Returns 0 or the broken rule's number."""
+    """Check and take all dirty groups. Returns 0 or the broken rule's number; the VM ends by that."""
     page = vcpu.page
-    if dirty & r_uint(GROUP_CPUID) != R0:
-        memory.copy(vcpu.cpuid, page + CPUID_TABLE, r_uint(CPUID_BYTES))
+    if dirty & ~r_uint(OF_INSTRUCTIONS) != R0:
+        rule = apply_rare(vcpu, page, dirty)
+        if rule != 0:
+            return rule
     if dirty & r_uint(GROUP_GPR) != R0:
         apply_gprs(vcpu, page)
     elif dirty & r_uint(REGISTER) != R0:
         apply_register(vcpu, page, intmask(dirty >> REGISTER_SHIFT) & 15)
+    if dirty & r_uint(GROUP_FLOW) != R0:
+        rule = apply_flow(vcpu, page)
+        if rule != 0:
+            return rule
+    if dirty & r_uint(GROUP_FLOW | GROUP_CONTROL | GROUP_SEGMENT) != R0:
+        return rip_rule(vcpu)
+    return 0
+
+
+@dont_inline
+def apply_rare(vcpu, page, dirty):
+    """What an emulated instruction leaves alone."""
+    if dirty & r_uint(GROUP_CPUID) != R0:
+        memory.copy(vcpu.cpuid, page + CPUID_TABLE, r_uint(CPUID_BYTES))
     if dirty & r_uint(GROUP_CONTROL) != R0:
         rule = apply_control(vcpu, page)
         if rule != 0:
@@ -121,12 +139,6 @@ def apply(vcpu, dirty):
         apply_time(vcpu, page)
     if dirty & r_uint(GROUP_VECTOR) != R0:
         vector.apply(vcpu)
-    if dirty & r_uint(GROUP_FLOW) != R0:
-        rule = apply_flow(vcpu, page)
-        if rule != 0:
-            return rule
-    if dirty & r_uint(GROUP_FLOW | GROUP_CONTROL | GROUP_SEGMENT) != R0:
-        return rip_rule(vcpu)
     return 0
 
 

@@ -140,7 +140,7 @@ def ask_cpuid(machine):
     selector = machine.vcpu.selector()
     cpuid = machine.cpuid
     cpuid.answer(selector & U32, selector >> 32, machine.vcpu.index)
-    machine.vcpu.complete(cpuid.eax | cpuid.ebx << 32, cpuid.ecx | cpuid.edx << 32)
+    machine.vcpu.complete_cpuid(cpuid.eax | cpuid.ebx << 32, cpuid.ecx | cpuid.edx << 32)
 
 
 def memory(machine):

@@ -62,23 +62,20 @@ class Operand(object):
     # Segmentation.
     def _linear(self, segment, offset, size, access):
         """Set gva, or fail when the segment does not allow this."""
+        gva = self._base(segment) + offset
         if self.context.mode == 64:
-            allowed = self._in_64(segment, offset, size)
+            allowed = is_canonical(gva) and is_canonical(gva + r_uint(size - 1))
         else:
             allowed = self._allows(segment, offset, size, access)
         if not allowed:
             return self.context.protection_fault(segment == v.SS)
-        self.gva = self._cut(self._base(segment) + offset)
+        self.gva = self._cut(gva)
         return OK
 
     def _base(self, segment):
         if self.context.mode == 64 and segment != v.FS and segment != v.GS:
             return ZERO
         return self.context.vcpu.segment(segment, v.SEGMENT_BASE)
-
-    def _in_64(self, segment, offset, size):
-        start = self._base(segment) + offset
-        return is_canonical(start) and is_canonical(start + r_uint(size - 1))
 
     def _allows(self, segment, offset, size, access):
         attributes = self.context.vcpu.segment(segment, v.SEGMENT_ATTRIBUTES)

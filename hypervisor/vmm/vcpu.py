@@ -114,23 +114,29 @@ class Vcpu(object):
         memory.store64(start + r_uint(8 * SEGMENT_LIMIT), limit)
         memory.store64(start + r_uint(8 * SEGMENT_BASE), base)
 
-    # The answer.
-    def _answer(self, action, result, result2, error, dirty):
-        memory.store64(self.page + ACTION, r_uint(action))
-        memory.store64(self.page + RESULT, result)
-        memory.store64(self.page + RESULT2, result2)
-        memory.store64(self.page + ERROR, error)
-        memory.store64(self.page + DIRTY, r_uint(dirty))
+    # The answer: the fields that the kernel reads of such a one (spec/vcpu.py).
+    def complete(self, result=r_uint(0)):
+        page = self.page
+        memory.store64(page + ACTION, r_uint(spec.COMPLETE))
+        memory.store64(page + RESULT, result)
+        memory.store64(page + DIRTY, r_uint(0))
 
-    def complete(self, result=r_uint(0), result2=r_uint(0)):
-        self._answer(spec.COMPLETE, result, result2, r_uint(0), 0)
+    def complete_cpuid(self, result, result2):
+        self.complete(result)
+        memory.store64(self.page + RESULT2, result2)
 
     def resume(self, dirty):
         """Go on at the RIP of the state. dirty: groups, all of whose fields are valid in the page."""
-        self._answer(spec.RESUME, r_uint(0), r_uint(0), r_uint(0), dirty)
+        page = self.page
+        memory.store64(page + ACTION, r_uint(spec.RESUME))
+        memory.store64(page + DIRTY, r_uint(dirty))
 
     def inject(self, vector, error, dirty=0):
-        self._answer(spec.INJECT, r_uint(0), r_uint(vector), error, dirty)
+        page = self.page
+        memory.store64(page + ACTION, r_uint(spec.INJECT))
+        memory.store64(page + RESULT2, r_uint(vector))
+        memory.store64(page + ERROR, error)
+        memory.store64(page + DIRTY, r_uint(dirty))
 
     def run(self, deadline):
         """Give the answer and let the vCPU run. Returns the call's status; call.value(): REASON_*."""
