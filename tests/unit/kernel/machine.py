@@ -70,7 +70,7 @@ def multiboot2(ranges, modules, address=INFORMATION):
 
 
 class Processor(dict):
-    """The input ports: the PIT's interval is over after a hundredth of a second; the serial port is always ready."""
+    """The input ports: the PIT's interval is as long as was written to it; the serial port is always ready."""
 
     def __init__(self, machine):
         dict.__init__(self)
@@ -78,6 +78,7 @@ class Processor(dict):
         self.started = None         # TSC
         self.away = []              # ticks for which the processor is away at the end of each interval; of later ones none
         self.measured = 0           # intervals
+        self.gate_ticks = GATE_TICKS
         self.stuck = False
 
     def get(self, port, default=None):
@@ -93,13 +94,14 @@ class Processor(dict):
         if self.started is None:
             self.started = cpu.tsc
             return 0
-        cpu.tsc += GATE_TICKS
+        cpu.tsc += self.gate_ticks
         passed = cpu.tsc - self.started
         self.machine.memory.put(LAPIC + lapic.CURRENT_COUNT, struct.pack('<I', 0xffffffff - passed // TICKS_PER_COUNT))
         if self.stuck:
             cpu.tsc += TSC_HZ // 10
             return 0
-        if passed < TSC_HZ * (lapic.PIT_HZ // 100) // lapic.PIT_HZ:
+        low, high = [value for port, _, value in cpu.output if port == lapic.PIT_CHANNEL2][-2:]
+        if passed < TSC_HZ * (low | high << 8) // lapic.PIT_HZ:
             return 0
         if self.measured < len(self.away):
             cpu.tsc += self.away[self.measured]
