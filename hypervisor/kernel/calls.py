@@ -204,10 +204,7 @@ def core_give(caller, core, region, first, count, module, size):
     if code != status.OK:
         caller.task.answer(code, R0)
         return
-    n = R0
-    while n < count:
-        frames.set_owner(frame + n, OTHER_CORE)
-        n += 1
+    frames.set_owners(frame, frame + count, OTHER_CORE)
     caller.task.answer(status.OK, count)
 
 
@@ -338,10 +335,7 @@ def transferable(caller, frame, count):
 
 
 def hand_over(target, frame, count):
-    end = frame + count
-    while frame < end:
-        frames.set_owner(frame, target.owner)
-        frame += 1
+    frames.set_owners(frame, frame + count, target.owner)
 
 
 def take(caller, slot, target_slot, own_slot):

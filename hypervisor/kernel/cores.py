@@ -54,10 +54,7 @@ class Cores(object):
         first = inventory.take_frames(count)
         if first == R0:
             return refusal.NO_MEMORY
-        n = R0
-        while n < count:
-            frames.set_owner(first + n, KERNEL)
-            n += 1
+        frames.set_owners(first, first + count, KERNEL)
         this.pages = first << 12
         memory.copy(TRAMPOLINE, image.symbol(r_uint(image.TRAMPOLINE_START)),
                     image.symbol(r_uint(image.TRAMPOLINE_END)) - image.symbol(r_uint(image.TRAMPOLINE_START)))

@@ -71,9 +71,10 @@ def load_manager():
 
 def place(frame, address, count, rights):
     """Map the manager's own frames at `address`."""
+    if frames.use_all(frame, count, manager.owner) != count:
+        return False
     n = R0
     while n < count:
-        frames.use(frame + n)
         code = manager.space.map(manager, address + (n << 12), (frame + n) << 12, task_leaf(rights, False), 0)
         if code != status.OK:
             return False

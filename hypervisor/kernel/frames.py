@@ -10,6 +10,8 @@ from hypervisor.hw import memory
 NOBODY = 0              # not RAM, or reserved by the firmware
 KERNEL = 1
 FIRST_COMPARTMENT = 2   # owner = FIRST_COMPARTMENT + the compartment's number
+R0 = r_uint(0)
+OWNER, ONE_USE, MOST_USES = r_uint(0xff), r_uint(0x100), r_uint(0xff00)     # of a frame's two bytes, as one number
 OTHER_CORE = 255        # another core's: its own table knows whose
 
 
@@ -38,23 +40,44 @@ class Frames(object):
             return 0
         return intmask(memory.load8(self.table + frame * 2 + 1))
 
-    def set_owner(self, frame, owner):
-        """Hand the frame over, with no mapping left. Frames beyond the table stay nobody's."""
-        if frame < self.count:
-            memory.store16(self.table + frame * 2, r_uint(owner))
+    def set_owners(self, frame, end, owner):
+        """Hand frames from `frame` up to `end` over, with no mapping left. Those beyond the table stay nobody's."""
+        if end > self.count:
+            end = self.count
+        at, last = self.table + frame * 2, self.table + end * 2
+        while at < last and at & 7 != 0:
+            memory.store16(at, r_uint(owner))
+            at += 2
+        four = r_uint(owner * 0x0001000100010001)
+        while at + 8 <= last:
+            memory.store64(at, four)
+            at += 8
+        while at < last:
+            memory.store16(at, r_uint(owner))
+            at += 2
 
-    def use(self, frame):
-        """One mapping more. Returns False when it has as many as can be counted."""
-        uses = self.uses(frame)
-        if uses == 255:
-            return False
-        memory.store8(self.table + frame * 2 + 1, r_uint(uses + 1))
-        return True
+    def use_all(self, frame, count, owner):
+        """One mapping more of each of `count` frames, all of which must be the owner's. Returns how many it is done for: less than all
+        where the next is another's, or has as many mappings as can be counted."""
+        done = R0
+        while done < count and frame + done < self.count:
+            at = self.table + (frame + done) * 2
+            entry = memory.load16(at)
+            if entry & OWNER != r_uint(owner) or entry >= MOST_USES:
+                break
+            memory.store16(at, entry + ONE_USE)
+            done += 1
+        return done
 
-    def unuse(self, frame):
-        uses = self.uses(frame)
-        if uses > 0:
-            memory.store8(self.table + frame * 2 + 1, r_uint(uses - 1))
+    def unuse_all(self, frame, count):
+        """One mapping less of each."""
+        n = R0
+        while n < count and frame + n < self.count:
+            at = self.table + (frame + n) * 2
+            entry = memory.load16(at)
+            if entry >= ONE_USE:
+                memory.store16(at, entry - ONE_USE)
+            n += 1
 
 
 frames = Frames()

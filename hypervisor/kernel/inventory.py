@@ -122,9 +122,8 @@ class Inventory(object):
         self._set(self.base, self.base + self.size, KERNEL)
 
     def _set(self, at, end, owner):
-        while at < end:
-            frames.set_owner(at >> 12, owner)
-            at += PAGE
+        if at < end:
+            frames.set_owners(at >> 12, (end + r_uint(PAGE - 1)) >> 12, owner)
 
     def _free_regions(self):
         n = 0

@@ -74,21 +74,15 @@ def room_for_large(target, address, rights):
 
 def map_page(target, frame, address, count, rights):
     """One page of 1 or 512 frames: all owned by the target. Counts the uses first, and takes them back if it fails."""
-    used = R0
-    code = status.OK
-    while used < count and code == status.OK:
-        if frames.owner(frame + used) != target.owner:
-            code = status.NOT_OWNER
-        elif not frames.use(frame + used):
-            code = status.IN_USE
-        else:
-            used += 1
-    if code == status.OK:
+    used = frames.use_all(frame, count, target.owner)
+    if used == count:
         code = enter(target, frame << 12, address, count != r_uint(1), rights)
+    elif frames.owner(frame + used) != target.owner:
+        code = status.NOT_OWNER
+    else:
+        code = status.IN_USE
     if code != status.OK:
-        while used > R0:
-            used -= 1
-            frames.unuse(frame + used)
+        frames.unuse_all(frame, used)
     return code
 
 
@@ -142,8 +136,4 @@ def forget(entry, count):
     """The frames that a removed entry mapped are used once less."""
     if entry == R0:
         return
-    frame = (entry & ADDRESS_MASK) >> 12
-    n = R0
-    while n < count:
-        frames.unuse(frame + n)
-        n += 1
+    frames.unuse_all((entry & ADDRESS_MASK) >> 12, count)

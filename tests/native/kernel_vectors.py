@@ -103,18 +103,18 @@ def owners(base, seed, steps):
         frame = (seed >> 30) % r_uint(FRAMES + 8)
         what = intmask(seed >> 62)
         result = frames.owner(frame) * 256 + frames.uses(frame)
+        count = (seed >> 40) & 15
         if what == 0:
-            frames.set_owner(frame, intmask(seed >> 50) & 15)
+            frames.set_owners(frame, frame + count, intmask(seed >> 50) & 1)
         elif what == 1:
             k = 0
             while k < 300:
-                if frames.use(frame):
-                    result += 1
+                result += intmask(frames.use_all(frame, count, 1))
                 k += 1
         elif what == 2:
-            frames.use(frame)
+            result += intmask(frames.use_all(frame, count, intmask(seed >> 50) & 1))
         else:
-            frames.unuse(frame)
+            frames.unuse_all(frame, count)
         checksum = (checksum << 5 | checksum >> 59) ^ r_uint(result)
         n += 1
     return checksum ^ sum_of(base, r_uint(FRAMES * 2))
