@@ -19,6 +19,7 @@ from hypervisor.spec.call import (BATCH, EXECUTE, READ, SLOT_CONSOLE_IN, SLOT_CO
 CONFIG_WINDOW = r_uint(0x80000000)
 MODULE_WINDOW = r_uint(0x90000000)      # a VMM's program, as it was loaded
 WORK_WINDOW = r_uint(0x1000000000)      # frames that are being cleared or filled; a multiple of 2 MiB
+LARGE_WINDOW = WORK_WINDOW + r_uint(1 << 29)    # whole large pages of them, and nothing else: small ones would leave a table that stays
 
 # Why a VM could not be made, beyond the kernel's status codes.
 NO_FRAMES, BAD_PROGRAM, NO_CORE, CORE_SILENT = 32, 33, 34, 35
@@ -45,10 +46,11 @@ def reason(code):
 
 def clear_batch(region, first, count):
     """Clear at most BATCH frames of the manager's own. Returns a status."""
-    answer = call.map_all(SLOT_SELF, region, first, WORK_WINDOW, count, READ | WRITE)
+    window = LARGE_WINDOW if count == BATCH else WORK_WINDOW
+    answer = call.map_all(SLOT_SELF, region, first, window, count, READ | WRITE)
     if answer == status.OK:
-        memory.clear(WORK_WINDOW, r_uint(count) * r_uint(layout.PAGE))
-    undone = call.unmap_all(SLOT_SELF, WORK_WINDOW, count)
+        memory.clear(window, r_uint(count) * r_uint(layout.PAGE))
+    undone = call.unmap_all(SLOT_SELF, window, count)
     return answer if answer != status.OK else undone
 
 
