@@ -32,7 +32,7 @@ class Emulator(object):
         self.walker = Walker(self.context, ram)
         self.operand = Operand(self.context, self.walker, ram, bus)
         self.alu = a.Alu()
-        self.fetcher = Fetcher(self.context, self.code, self.operand)
+        self.fetcher = Fetcher(self.context, self.code, self.operand, self.walker, ram)
         self.strings = Strings(self.context, self.instruction, self.alu, bus, self.operand,
                                Operand(self.context, self.walker, ram, bus))
         self.vector = vector.Vector(self.context, self.instruction, self.operand)

@@ -9,15 +9,20 @@ from hypervisor.spec.exit import ACCESS_EXECUTE
 from hypervisor.vmm import vcpu as v
 from hypervisor.vmm.context import FAULT, OK, mask
 from hypervisor.vmm.decode import MOST_BYTES
+from hypervisor.vmm.operand import OFFSET, PAGE, is_canonical
 
 NO_CODE = 2                     # the bytes are not in RAM
 
 
 class Fetcher(object):
-    def __init__(self, context, code, operand):
+    def __init__(self, context, code, operand, walker, ram):
         self.context = context
         self.code = code
         self.operand = operand
+        self.walker = walker
+        self.ram = ram
+        self.gpa = r_uint(0)            # of what was found last,
+        self.count = 0                  # and its bytes
 
     def fetch(self):
         """Fill `code`. Returns why it has not all MOST_BYTES: OK (it has), FAULT or NO_CODE."""
@@ -30,20 +35,38 @@ class Fetcher(object):
 
     def _piece(self):
         """What is wanted of one page; one byte of it when a limit is near, or the end of what can be reached."""
-        context, operand, have = self.context, self.operand, self.code.count
+        context, have = self.context, self.code.count
         start = context.rip + r_uint(have)
-        if context.mode == 16:
-            start &= mask(2)
-        elif context.mode == 32:
-            start &= mask(4)
-        if operand.locate(v.CS, start, MOST_BYTES - have, ACCESS_EXECUTE) == FAULT and operand.locate(v.CS, start, 1, ACCESS_EXECUTE) == FAULT:
-            return FAULT
-        if not operand.first_in_ram():
+        outcome = self._find_64(start, MOST_BYTES - have) if context.mode == 64 else self._find(start, MOST_BYTES - have)
+        if outcome != OK:
+            return outcome
+        gpa, count, ram = self.gpa, self.count, self.ram
+        if not ram.holds(gpa, r_uint(count)):
             return NO_CODE
-        count = operand.first_count
         if count == MOST_BYTES:
-            self.code.fill(operand.load_word(0), operand.load_word(MOST_BYTES - 8) >> 8)        # the two overlap by a byte
+            self.code.fill(ram.load64(gpa), ram.load64(gpa + r_uint(MOST_BYTES - 8)) >> 8)      # the two overlap by a byte
         else:
             for n in range(count):
-                self.code.add(intmask(operand.load_byte(n)))
+                self.code.add(intmask(ram.load8(gpa + r_uint(n))))
+        return OK
+
+    def _find_64(self, start, wanted):
+        """Set gpa and count. 64-bit code has neither base nor limit."""
+        if not is_canonical(start):
+            return self.context.protection_fault(False)
+        if self.walker.walk(start, ACCESS_EXECUTE) == FAULT:
+            return FAULT
+        here = intmask(PAGE - (start & OFFSET))
+        self.gpa = self.walker.gpa
+        self.count = wanted if wanted <= here else here
+        return OK
+
+    def _find(self, start, wanted):
+        """The same for all other code."""
+        start &= mask(2 if self.context.mode == 16 else 4)
+        operand = self.operand
+        if operand.locate(v.CS, start, wanted, ACCESS_EXECUTE) == FAULT and operand.locate(v.CS, start, 1, ACCESS_EXECUTE) == FAULT:
+            return FAULT
+        self.gpa = operand.first
+        self.count = operand.first_count
         return OK

@@ -116,10 +116,6 @@ class Operand(object):
         return OK
 
     # The access itself.
-    def first_in_ram(self):
-        """Is every byte in the first page memory?"""
-        return self.ram.holds(self.first, r_uint(self.first_count))
-
     def _gpa(self, n):
         if n < self.first_count:
             return self.first + r_uint(n)
@@ -150,10 +146,6 @@ class Operand(object):
         device = self.bus.memory_device(gpa)
         if device is not None:
             device.write(gpa - device.base, size, value & mask(size))
-
-    def load_word(self, n):
-        """Eight bytes from byte n on, all of which are memory and in one page."""
-        return self.ram.load64(self.first + r_uint(n))
 
     def load_byte(self, n):
         gpa = self._gpa(n)
