@@ -18,7 +18,8 @@ ARENA_BASE = 0xffffffffc0000000
 DEVICE_BASE = 0xffffffffe0000000
 LINK_BASE = 0xfffffffff0000000
 
-ARENA_BYTES = 8 << 20
+ARENA_BYTES = 7 << 20               # all that the compartments may have (kernel/limit.py) and what the kernel itself wants; with the owner table
+                                    # of a machine with up to 2 GiB it fills whole large pages
 
 # Tasks. Everything below TASK_END, except page 0, is the task's to map.
 TASK_BASE = 0x400000                # link address of every program

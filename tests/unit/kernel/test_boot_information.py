@@ -4,13 +4,15 @@ import struct
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
+from hypervisor.kernel import limit
+from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.frames import KERNEL, NOBODY
 from hypervisor.kernel.inventory import inventory
 from hypervisor.kernel.multiboot import loader
 from hypervisor.kernel.timer import timer
 from hypervisor.spec import boot, call, refusal
-from hypervisor.spec.layout import BOOT_PAGE
+from hypervisor.spec.layout import ARENA_BYTES, BOOT_PAGE
 from rpython.rlib.rarithmetic import r_uint
 from tests.unit.kernel import audit
 from tests.unit.kernel.machine import FIRST_MODULE, INFORMATION, MEGA, PAGE, manager_image, up
@@ -279,3 +281,16 @@ def test_pit_that_never_ends_is_refused(make_machine):
     machine = make_machine()
     machine.cpu.input.stuck = True
     assert machine.boot() == refusal.PIT_SILENT
+
+
+def test_each_compartment_can_have_all_that_its_limit_allows(make_machine):
+    machine = make_machine()
+    assert machine.boot() == refusal.NONE
+    own = int(arena.end - arena.base) // PAGE - arena.free_count - compartments[0].pages_count
+    assert limit.COMPARTMENTS * limit.PAGES_PER_COMPARTMENT + own <= ARENA_BYTES // PAGE
+
+
+def test_arena_and_owner_table_leave_nothing_of_their_large_pages(make_machine):
+    machine = make_machine()
+    assert machine.boot() == refusal.NONE
+    assert int(inventory.size) == 8 * MEGA

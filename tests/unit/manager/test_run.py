@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from hypervisor.manager import config
+from hypervisor.manager import build, config
 from hypervisor.spec import boot, call, ending, exit, layout, status
 from tests.unit.fake_kernel import GARBAGE, TSC_KHZ, FakeKernel, Uart, quick
 from tests.unit.manager import blob
@@ -29,6 +29,21 @@ def test_two_guests_print_and_the_box_goes_off_with_status_0():
     assert run.lines_of('beta') == ['moin']
     assert run.status == 0
     assert run.lines[-1] == 'bulkhead: box off, status 0'
+
+
+def test_a_vms_memory_is_cleared_through_large_pages(monkeypatch):
+    """... in a window of their own: a table of small pages that something else has left there would stay."""
+    mapped, do_map = [], FakeKernel.do_map
+
+    def noted(self, slot, region, first, address, count, rights):
+        if slot == call.SLOT_SELF and rights:
+            mapped.append((address, count))
+        return do_map(self, slot, region, first, address, count, rights)
+    monkeypatch.setattr(FakeKernel, 'do_map', noted)
+    assert Run(two_guests([], [])).status == 0
+    large = [count for address, count in mapped if build.LARGE_WINDOW <= address < build.LARGE_WINDOW + (512 << 20)]
+    assert large and set(large) == set([call.BATCH])
+    assert all(count < call.BATCH for address, count in mapped if build.WORK_WINDOW <= address < build.LARGE_WINDOW)
 
 
 @pytest.mark.parametrize('machine', ['bochs', 'acpi'])
