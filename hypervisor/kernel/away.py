@@ -23,6 +23,7 @@ from hypervisor.spec import core as cores
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import wire as spec
 from hypervisor.spec.config import MAX_VMS
+from hypervisor.spec.vcpu import EXIT, MEMORY_BRINGS
 
 R0 = r_uint(0)
 OFFER, ASK, END, COUNTS, RAISE, ADDRESS = (spec.OFFER_FIELDS, spec.ASK_FIELDS, spec.END_FIELDS, spec.COUNT_FIELDS, spec.RAISE_FIELDS,
@@ -262,6 +263,8 @@ def take_exit(compartment, vcpu):
         return
     memory.copy(vcpu.page, inbox.page + BODY, EXIT_BYTES)
     memory.copy(vcpu.mirror, inbox.page + BODY + spec.STATE_START, r_uint(spec.STATE_END - spec.STATE_START))
+    if memory.load64(inbox.page + BODY + EXIT['KIND']) == r_uint(kinds.MEMORY):
+        answer.write_mirrored(vcpu, r_uint(MEMORY_BRINGS))
     vcpu.outstanding = True
     vcpu.told = False
     answer.announce(vcpu)
