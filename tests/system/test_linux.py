@@ -126,14 +126,23 @@ def test_one_guests_panic_leaves_the_others_shell_working(guests):
     assert {name: row.how for name, row in result.table.items()} == {PORT: 'powered off', STARBOARD: 'its operating system panicked'}
 
 
-@pytest.mark.parametrize('box_file, processors', [(BOX, 1), (TWO_CORES, 2)])
-def test_without_a_keyboard_the_guests_check_themselves_and_power_off(box_file, processors):
-    check_unattended('qemu', box_file, processors)
+def four_cores():
+    """machines/two-cores.toml with a core for each virtual processor."""
+    text = TWO_CORES.read_text()
+    for two, four in (('cpus = 2', 'cpus = 4'), ('cpus = [1, 0]', 'cpus = [2, 3]')):
+        assert text.count(two) == 1 + (two == 'cpus = 2' and text.count('vcpus = 2'))
+        text = text.replace('\n' + two, '\n' + four)
+    return text
 
 
-def check_unattended(unattended, box_file, processors):
-    """TWO_CORES: each guest has two virtual processors, and a core of the box for itself. tests/matrix does this on Bochs, where it takes minutes."""
-    with Box(load(box_file).unattended(), unattended, timeout=SECONDS[unattended]) as box:
+@pytest.mark.parametrize('box, processors', [(BOX, 1), (TWO_CORES, 2), (four_cores(), 2)], ids=['one-core', 'two-cores', 'four-cores'])
+def test_without_a_keyboard_the_guests_check_themselves_and_power_off(box, processors):
+    check_unattended('qemu', box, processors)
+
+
+def check_unattended(machine, box, processors):
+    """TWO_CORES: each guest has a virtual processor on either core of the box. tests/matrix does this on Bochs, where it takes minutes."""
+    with Box(load(box).unattended(), machine, timeout=SECONDS[machine]) as box:
         result = box.finish()
     assert result.status == 0, result
     for name in (PORT, STARBOARD):
