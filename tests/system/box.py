@@ -140,8 +140,8 @@ class Box:
     """A box that runs. Its output is read only by wait_for() and finish()."""
 
     def __init__(self, description, machine='qemu', monitor=False, accel='tcg', icount=False, timeout=None, kernel=bulkhead_box.KERNEL,
-                 manager=bulkhead_box.MANAGER, edit=None):
-        """edit: called with the laid-out files' folder before the start, to damage something in it."""
+                 manager=bulkhead_box.MANAGER, edit=None, quantum=None):
+        """edit: called with the laid-out files' folder before the start, to damage something in it. quantum: Bochs' (bulkhead/run.py)."""
         self.machine = machine
         self.timeout = timeout or SECONDS[machine]
         self.loaded = load(description)
@@ -149,7 +149,7 @@ class Box:
         self.collected = _Collector()
         try:
             self.emulator = run.start(self.loaded, self.folder, machine, accel, icount=icount, monitor=monitor, kernel=kernel,
-                                      manager=manager, edit=edit)
+                                      manager=manager, edit=edit, quantum=quantum)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise

@@ -238,8 +238,9 @@ class Bochs(Emulator):
     """Bochs with an ISO in its CD drive."""
     name = 'Bochs'
 
-    def __init__(self, folder, monitor=False, cpu_model=None, lenient=False):
-        """lenient: MSRs that Bochs does not know read as zero and take anything, for kernels that do not expect an exception."""
+    def __init__(self, folder, monitor=False, cpu_model=None, lenient=False, quantum=None):
+        """lenient: MSRs that Bochs does not know read as zero and take anything, for kernels that do not expect an exception. quantum:
+        instructions that each of several processors executes in turn."""
         super().__init__()
         need('bochs')
         if folder.machine.memory > BOCHS_MOST_MEGABYTES << 20:
@@ -251,7 +252,7 @@ class Bochs(Emulator):
         self._open += [self.console, terminal]
         tty.setraw(terminal)
         os.set_blocking(self.console, False)
-        (self.folder / 'bochsrc').write_text(self.options(folder.machine, iso, os.ttyname(terminal), cpu_model or BOCHS_CPU, lenient))
+        (self.folder / 'bochsrc').write_text(self.options(folder.machine, iso, os.ttyname(terminal), cpu_model or BOCHS_CPU, lenient, quantum))
         (self.folder / 'commands').write_text('c\n')
         self.output = open(self.folder / 'bochs.out', 'w+b')
         self._open.append(self.output)
@@ -264,15 +265,15 @@ class Bochs(Emulator):
             self._open.append(self.process.stdin)
 
     @staticmethod
-    def options(machine, iso, terminal, cpu_model=BOCHS_CPU, lenient=False):
+    def options(machine, iso, terminal, cpu_model=BOCHS_CPU, lenient=False, quantum=None):
         for file in ('BIOS-bochs-latest', 'VGABIOS-lgpl-latest'):
             if not (BOCHS_SHARE / file).exists():
                 raise Trouble('%s is not there: `make setup` installs it, or on Debian `apt install bochsbios vgabios`' % (BOCHS_SHARE / file))
         return '\n'.join([
             'config_interface: textconfig',
             'display_library: rfb, options="timeout=0"',
-            'cpu: model=%s, count=%d, ips=%d, reset_on_triple_fault=0, ignore_bad_msrs=%d'
-            % (cpu_model, machine.cpus, BOCHS_TICKS, lenient or cpu_model == BOCHS_AMD),
+            'cpu: model=%s, count=%d, ips=%d, reset_on_triple_fault=0, ignore_bad_msrs=%d%s'
+            % (cpu_model, machine.cpus, BOCHS_TICKS, lenient or cpu_model == BOCHS_AMD, ', quantum=%d' % quantum if quantum else ''),
             'megs: %d' % (machine.memory >> 20),
             'romimage: file=%s/BIOS-bochs-latest' % BOCHS_SHARE,
             'vgaromimage: file=%s/VGABIOS-lgpl-latest' % BOCHS_SHARE,

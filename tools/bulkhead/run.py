@@ -270,9 +270,9 @@ def private_folder():
 
 
 def start(machine, folder, kind, accel='tcg', gdb=False, icount=False, monitor=False, kernel=box.KERNEL, manager=box.MANAGER,
-          edit=None, cpu_model=None):
+          edit=None, cpu_model=None, quantum=None):
     """Lay the box out in `folder` and start it. edit: called with that folder before the start. cpu_model: another of
-    Bochs' processors. Returns the Emulator."""
+    Bochs' processors; quantum: instructions that each of its processors executes in turn. Returns the Emulator."""
     laid_out = box.Folder(folder, machine, kernel, manager).write()
     if edit:
         edit(laid_out.path)
@@ -282,7 +282,7 @@ def start(machine, folder, kind, accel='tcg', gdb=False, icount=False, monitor=F
         raise Trouble('Debian\'s Bochs has no port for GDB: use --machine qemu with --gdb')
     if icount:
         raise Trouble('--icount is QEMU\'s; Bochs counts instructions anyway (100 million are one second)')
-    return emulator.Bochs(laid_out, monitor, cpu_model)
+    return emulator.Bochs(laid_out, monitor, cpu_model, quantum=quantum)
 
 
 def out_stream():
