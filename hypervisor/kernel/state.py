@@ -260,4 +260,4 @@ def write(vcpu, groups):
     switcher.vendor.write_state(vcpu, groups)
 
 
-write._always_inline_ = True            # with constant groups nothing is left to be asked
+write._always_inline_ = True            # the groups are constants where it matters

@@ -314,8 +314,6 @@ class Svm(Vendor):
                     else:
                         memory.store64(page + offset, memory.load64(vmcb + at) & ~SVME)
 
-    write_state._always_inline_ = True      # as state.write
-
     def rip(self, vcpu):
         return memory.load64(vcpu.control + VMCB['RIP'])
 

@@ -124,13 +124,7 @@ class Vmx(Vendor):
             return hw.vmread(r_uint(ENCODINGS[field]))
         if how == RIGHTS:
             return attributes(hw.vmread(r_uint(ENCODINGS[field])))
-        if field == fields.CR0:
-            return believed(hw.vmread(r_uint(vmx.GUEST_CR0)), hw.vmread(r_uint(vmx.CR0_SHADOW)), setup.cr0_mask)
-        if field == fields.CR4:
-            return believed(hw.vmread(r_uint(vmx.GUEST_CR4)), hw.vmread(r_uint(vmx.CR4_SHADOW)), setup.cr4_mask)
-        if field == fields.EFER:
-            return hw.vmread(r_uint(vmx.GUEST_EFER))
-        return memory.load64(vcpu.area + CR2)
+        return special(vcpu, field)
 
     def write_state(self, vcpu, groups):
         self.make_current(vcpu)
@@ -143,9 +137,7 @@ class Vmx(Vendor):
                     elif how == RIGHTS:
                         memory.store64(page + offset, attributes(hw.vmread(r_uint(encoding))))
                     else:
-                        memory.store64(page + offset, self.get(vcpu, field))
-
-    write_state._always_inline_ = True      # as state.write
+                        memory.store64(page + offset, special(vcpu, field))
 
     def rip(self, vcpu):
         self.make_current(vcpu)
@@ -276,6 +268,20 @@ class Vmx(Vendor):
         if number == r_uint(0):
             return retry_cr0(value)
         return number == r_uint(4) and retry_cr4(value)
+
+
+def special(vcpu, field):
+    """What CR0, CR2, CR4 or EFER is to the guest. The vCPU's VMCS is current."""
+    if field == fields.CR0:
+        return believed(hw.vmread(r_uint(vmx.GUEST_CR0)), hw.vmread(r_uint(vmx.CR0_SHADOW)), setup.cr0_mask)
+    if field == fields.CR4:
+        return believed(hw.vmread(r_uint(vmx.GUEST_CR4)), hw.vmread(r_uint(vmx.CR4_SHADOW)), setup.cr4_mask)
+    if field == fields.EFER:
+        return hw.vmread(r_uint(vmx.GUEST_EFER))
+    return memory.load64(vcpu.area + CR2)
+
+
+special._always_inline_ = True          # the field is a constant wherever a group is written
 
 
 def eptp(vcpu):
