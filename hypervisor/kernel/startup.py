@@ -26,7 +26,8 @@ INITIAL = [('EFER', 0), ('CR4', 0), ('CR3', 0), ('CR2', 0), ('RSP', 0), ('RFLAGS
            ('GDTR_BASE', 0), ('GDTR_LIMIT', LIMIT), ('IDTR_BASE', 0), ('IDTR_LIMIT', LIMIT)]
 for _name in SEGMENTS:
     INITIAL += [(_name + '_SELECTOR', 0), (_name + '_ATTRIBUTES', ATTRIBUTES[_name]), (_name + '_LIMIT', LIMIT), (_name + '_BASE', 0)]
-FIELDS = unrolling_iterable([(getattr(fields, _name), r_uint(_value)) for _name, _value in INITIAL])
+FIELDS = [getattr(fields, _name) for _name, _ in INITIAL]
+VALUES = [r_uint(_value) for _, _value in INITIAL]
 REGISTERS = unrolling_iterable([AREA[_name] for _name in GPR if _name != 'RSP'])
 
 
@@ -36,8 +37,10 @@ def init(vcpu):
     vendor.forget_events(vcpu)
     cr0 = vendor.get(vcpu, fields.CR0)
     vendor.set(vcpu, fields.CR0, (cr0 & CR0_KEPT) | CR0_INITIAL)
-    for field, value in FIELDS:
-        vendor.set(vcpu, field, value)
+    n = 0
+    while n < len(FIELDS):
+        vendor.set(vcpu, FIELDS[n], VALUES[n])
+        n += 1
     for register in REGISTERS:
         vcpu.set_gpr(register, R0)
     vcpu.set_gpr(RDX, SIGNATURE)
