@@ -5,6 +5,7 @@ XCHG, XADD, CMPXCHG, SETcc, CMOVcc, PUSH, POP and the string instructions, in al
 arithmetic, multiplications, far transfers, ...) is UNKNOWN, never a guess; no register has changed then.
 After a FAULT only what a processor would have kept has changed: the progress of a repeated string instruction.
 """
+from rpython.rlib.objectmodel import always_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import status, vcpu as spec
@@ -193,6 +194,7 @@ class Emulator(object):
         return self._get(self.instruction.reg, self.size)
 
     # Memory operands.
+    @always_inline
     def _offset(self):
         """The effective address, without what a bit string adds."""
         i = self.instruction

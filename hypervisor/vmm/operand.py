@@ -4,6 +4,7 @@ locate() finds out everything that can fault; after it, load() and store() canno
 than 8 bytes are moved in parts of 8: to a device that is one access after the other.
 Source: Intel SDM Vol. 3A, "Protection" (limits and types of segments); Vol. 1, "Memory Organization" (canonical addresses).
 """
+from rpython.rlib.objectmodel import always_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import vcpu as spec
@@ -60,6 +61,7 @@ class Operand(object):
         return gva if self.context.mode == 64 else gva & U32
 
     # Segmentation.
+    @always_inline
     def _linear(self, segment, offset, size, access):
         """Set gva, or fail when the segment does not allow this."""
         gva = self._base(segment) + offset
@@ -125,6 +127,7 @@ class Operand(object):
         """Is byte n, with all others, beyond the RAM? Of a page all or nothing is RAM; what lies in two pages goes byte by byte."""
         return self.first_count == self.size and not self.ram.holds(self.first + r_uint(n), ONE)
 
+    @always_inline
     def load(self):
         """The value, 1 to 8 bytes. Beyond the RAM: what a device says, or all ones."""
         return self.load_part(0, self.size)

@@ -4,6 +4,7 @@
 a processor keeps copies. An entry that lies beyond the RAM reads as all ones.
 Source: Intel SDM Vol. 3A, "Paging"; AMD64 APM Vol. 2, "Page Translation and Protection".
 """
+from rpython.rlib.objectmodel import always_inline
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.spec import cpu
@@ -113,6 +114,7 @@ class Walker(object):
             return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
         return self._tables(gva, entry & ADDRESS, 21, access)
 
+    @always_inline
     def _tables(self, gva, table, shift, access):
         """Tables of 512 entries. shift: of the first one's index; 39, or 21 below PAE's top."""
         reserved = self._reserved()
