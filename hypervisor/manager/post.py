@@ -22,9 +22,9 @@ class Post(object):
 
     def __init__(self, core):
         self.slot = SLOT_LINK + core
-        self.out = [0] * BUFFER_BYTES
+        self.out = ['\0'] * BUFFER_BYTES                 # characters, which take a byte each
         self.out_count = 0
-        self.into = [0] * (BUFFER_BYTES + RING_BYTES)
+        self.into = ['\0'] * (BUFFER_BYTES + RING_BYTES)
         self.into_count = 0
         self.kind = NOTHING
         self.vm = 0
@@ -52,7 +52,7 @@ class Post(object):
 
     def put(self, byte):
         if self.out_count < BUFFER_BYTES:
-            self.out[self.out_count] = byte
+            self.out[self.out_count] = chr(byte & 0xff)
             self.out_count += 1
 
     def put_word(self, word):
@@ -64,7 +64,7 @@ class Post(object):
         while self.out_count > 0:
             count = min(self.out_count, RING_BYTES)
             for n in range(count):
-                memory.store8(PAGE + r_uint(n), r_uint(self.out[n]))
+                memory.store8(PAGE + r_uint(n), r_uint(ord(self.out[n])))
             if call.ring_send(self.slot, count) != status.OK:
                 return
             taken = intmask(call.value())
@@ -85,16 +85,17 @@ class Post(object):
             self.fetch()
             if not self.is_whole():
                 return NOTHING
-        self.kind = self.into[0]
-        self.vm = self.into[1]
+        self.kind = ord(self.into[0])
+        self.vm = ord(self.into[1])
         return self.kind
 
     def is_whole(self):
         """Has all of a message come? Sets its length."""
         if self.broken or self.into_count < HEADER_BYTES:
             return False
-        self.length = self.into[2] | self.into[3] << 8
-        if self.length > link.MOST_BYTES or self.into[0] == NOTHING or self.into[0] >= link.KINDS:
+        self.length = ord(self.into[2]) | ord(self.into[3]) << 8
+        kind = ord(self.into[0])
+        if self.length > link.MOST_BYTES or kind == NOTHING or kind >= link.KINDS:
             self.broken = True
             return False
         return self.into_count >= HEADER_BYTES + self.length
@@ -108,7 +109,7 @@ class Post(object):
             self.broken = True
             return
         for n in range(count):
-            self.into[self.into_count + n] = intmask(memory.load8(PAGE + r_uint(n)))
+            self.into[self.into_count + n] = chr(intmask(memory.load8(PAGE + r_uint(n))) & 0xff)
         self.into_count += count
 
     def drop(self, count):
@@ -118,7 +119,7 @@ class Post(object):
 
     def byte(self, n):
         """Byte n of the message; 0 behind its end."""
-        return self.into[HEADER_BYTES + n] if n < self.length else 0
+        return ord(self.into[HEADER_BYTES + n]) if n < self.length else 0
 
     def word(self, offset):
         result = r_uint(0)
