@@ -23,6 +23,7 @@ from hypervisor.spec import core as cores
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import wire as spec
 from hypervisor.spec.config import MAX_VMS
+from hypervisor.spec.lapic import ESR_ILLEGAL_RECEIVED
 from hypervisor.spec.vcpu import EXIT, MEMORY_BRINGS
 
 R0 = r_uint(0)
@@ -33,6 +34,7 @@ for _kind, _size in ((spec.OFFER, OFFER['END']), (spec.ANSWER, spec.STATE_END - 
                      (spec.JOINED, 8), (spec.EXIT, spec.STATE_END), (spec.RESULT, 8), (spec.ENDED, END['END']), (spec.STOPPED, COUNTS['END']),
                      (spec.RAISE, RAISE['END']), (spec.ADDRESS, ADDRESS['END'])):
     SIZES[_kind] = _size
+ILLEGAL = r_uint(0xffff)                # vectors below 16
 EXIT_BYTES = r_uint(spec.ANSWER_START)
 
 
@@ -254,7 +256,6 @@ def note_address(vcpu):
     apic.base = inbox.word(ADDRESS['BASE'])
     apic.ldr = inbox.word(ADDRESS['LDR'])
     apic.dfr = inbox.word(ADDRESS['DFR'])
-    apic.svr = inbox.word(ADDRESS['SVR'])
 
 
 def take_exit(compartment, vcpu):
@@ -325,14 +326,22 @@ def take_requests(vcpu):
         apic.extint = True
     if flags & spec.RAISE_EXTINT_OFF:
         apic.extint = False
-    if apic.software_enabled():
-        n = 0
-        while n < len(apic.irr):
-            requests = inbox.word(RAISE['IRR'] + 8 * n)
-            apic.irr[n] |= requests
-            apic.tmr[n] = apic.tmr[n] & ~requests | requests & inbox.word(RAISE['TMR'] + 8 * n)
-            n += 1
+    take_vectors(apic)
     vcpu.wake_for_interrupt()
+
+
+def take_vectors(apic):
+    """Those below 16 are errors, to an APIC that is switched off as well."""
+    legal = ~ILLEGAL
+    if inbox.word(RAISE['IRR']) & ILLEGAL != R0:
+        apic.error(ESR_ILLEGAL_RECEIVED)
+    n = 0
+    while n < len(apic.irr) and apic.software_enabled():
+        requests = inbox.word(RAISE['IRR'] + 8 * n) & legal
+        apic.irr[n] |= requests
+        apic.tmr[n] = apic.tmr[n] & ~requests | requests & inbox.word(RAISE['TMR'] + 8 * n)
+        legal = ~R0
+        n += 1
 
 
 class Doorbell(Bell):

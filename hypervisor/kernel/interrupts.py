@@ -118,6 +118,14 @@ def work_extint_away(vcpu, on):
     news.of_vcpu(vcpu, marks.RAISE)
 
 
+def request(vcpu, vector, level):
+    """Whether the APIC of a vCPU that lives elsewhere takes it, it says itself: here that may be known too late."""
+    if vcpu.away:
+        vcpu.apic.accept(vector, level)
+    else:
+        vcpu.apic.request(vector, level)
+
+
 def raised(vcpu):
     """Its APIC has been sent something."""
     if vcpu.away:
@@ -142,7 +150,7 @@ def message(compartment, kind, vector, destination):
             if kind == r_uint(call.INTERRUPT_NMI):
                 other.apic.nmi = True
             else:
-                other.apic.request(intmask(vector), kind == r_uint(call.INTERRUPT_LEVEL))
+                request(other, intmask(vector), kind == r_uint(call.INTERRUPT_LEVEL))
             raised(other)
             reached += 1
         n += 1
@@ -200,7 +208,7 @@ def write_register(vcpu, offset, value):
     else:
         apic.write(offset, value, cpu.rdtsc())
         scheduler.nudge(apic.deadline)
-        if offset == spec.LDR or offset == spec.DFR or offset == spec.SPURIOUS:
+        if offset == spec.LDR or offset == spec.DFR:
             news.of_address(vcpu)
     vcpu.wake_for_interrupt()
     return ended
@@ -236,7 +244,7 @@ def accepts(other, command):
     """Would this vCPU take the message? As KVM counts them: no level that is not asserted, no APIC that is off, no SMI and no ExtINT."""
     mode = intmask((command >> 8) & 7)
     if mode == spec.FIXED or mode == spec.LOWEST:
-        return not is_release(command) and command & r_uint(0xff) >= r_uint(16) and other.apic.software_enabled()
+        return not is_release(command) and command & r_uint(0xff) >= r_uint(16) and (other.away or other.apic.software_enabled())
     return mode == spec.NMI or mode == spec.STARTUP or mode == spec.INIT and not is_release(command)
 
 
@@ -252,7 +260,7 @@ def arrive(other, command):
         arrive_away(other, mode, command)
         return
     if mode == spec.FIXED or mode == spec.LOWEST:
-        other.apic.request(intmask(command & r_uint(0xff)), False)
+        request(other, intmask(command & r_uint(0xff)), False)
     elif mode == spec.NMI:
         other.apic.nmi = True
     elif mode == spec.STARTUP:

@@ -9,16 +9,18 @@
  * wait=0         turns to spin first, announced by a line: time for a debugger to step in
  * switch=1       instead: print the gaps in the TSC that other VMs' slices leave (see gaps(), below)
  * gaps=8         how many
+ * ipi=1          instead: an interrupt to a second processor and its answer, while both halt; ipi=2: while both spin
  */
 #include "runtime.h"
 #include "trap.h"
 #include "irq.h"
 
 enum { MOST_SAMPLES = 1000, MOST_GAPS = 64 };
+enum { X2APIC_ICR = 0x830, ASSERT = 1 << 14, INIT = 5 << 8, STARTUP = 6 << 8, SECOND = 1 };
 enum { MSR_APIC_BASE = 0x1b, MSR_PAT = 0x277, MSR_BIOS_SIGN_ID = 0x8b, MSR_TSC_DEADLINE = 0x6e0, X2APIC_SPURIOUS = 0x80f,
        X2APIC_LVT_TIMER = 0x832 };
 enum { ENABLED = 1 << 11, X2APIC = 1 << 10, DEADLINE_MODE = 2 << 17 };
-enum { SELF = 0x41, ENDED = 0x42, TIMER = 0x51 };       /* vectors */
+enum { SELF = 0x41, ENDED = 0x42, PING = 0x43, PONG = 0x44, TIMER = 0x51 };     /* vectors */
 enum { AHEAD = 100000 };               /* ticks from now to a deadline */
 enum { GAP = 2000 };                   /* ticks; no turn of the loop takes so long unless the vCPU does not run */
 #define UNCLAIMED_MEMORY 0xd0000000u
@@ -160,14 +162,64 @@ SAMPLE(run_hlt)
     return arrived - (u32)due;
 }
 
+/* The second processor answers PING with PONG, to the first. */
+__attribute__((naked, used)) static void pinged(void)
+{
+    asm volatile("push %rax; push %rcx; push %rdx; mov $0x830, %ecx; mov $0x4044, %eax; xor %edx, %edx; wrmsr;"
+                 WRMSR("0x80b") "pop %rdx; pop %rcx; pop %rax; iretq");
+}
+
+/* What smp_start.S leaves and finds. */
+static volatile struct { u32 cs, flags, cr0, efer, edx, starts, unused[2]; u8 gdt[16]; u32 cr3; } *const mailbox = (void *)0x7000;
+static u8 *const page = (u8 *)0x8000;
+extern u8 smp_start[], smp_start_end[];
+static struct { u16 limit; u64 base; } __attribute__((packed)) idt;
+static volatile u32 up;
+static u32 halting;
+
+static void enter_x2apic(void)
+{
+    wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | X2APIC);
+    wrmsr(X2APIC_SPURIOUS, 0x1ff);
+}
+
+void smp_main(void);
+
+void smp_main(void)
+{
+    asm volatile("lidt %0" :: "m"(idt));
+    enter_x2apic();
+    up = 1;
+    asm volatile("sti");
+    for (;;)
+        if (halting)
+            asm volatile("hlt");
+}
+
+/* From before the interrupt is sent to the answer's handler. */
+SAMPLE(run_ipi)
+{
+    u32 began = (u32)rdtsc();
+    came = 0;
+    wrmsr(X2APIC_ICR, (u64)SECOND << 32 | ASSERT | PING);
+    while (!came) {
+        if (halting)
+            asm volatile("sti; hlt; cli" ::: "memory");
+        else
+            asm volatile("sti; nop; cli" ::: "memory");
+    }
+    return arrived - began;
+}
+
 static void open_apic(void)
 {
     irq_init();
+    irq_entry(PING, pinged);
+    irq_entry(PONG, interrupted);
     irq_entry(SELF, interrupted);
     irq_entry(ENDED, ending);
     irq_entry(TIMER, interrupted);
-    wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | X2APIC);
-    wrmsr(X2APIC_SPURIOUS, 0x1ff);
+    enter_x2apic();
     wrmsr(X2APIC_LVT_TIMER, DEADLINE_MODE | TIMER);
 }
 
@@ -243,9 +295,30 @@ static void gaps(void)
         print("bench: gap %llu to %llu\n", left[n], back[n]);
 }
 
+static void start_second(void)
+{
+    u32 size = smp_start_end - smp_start;
+    for (u32 n = 0; n < size; n++)
+        page[n] = smp_start[n];
+    asm volatile("sgdt %0; sidt %1" : "=m"(*(u8 (*)[10])mailbox->gdt), "=m"(idt));
+    mailbox->cr3 = read_cr3();
+    wrmsr(X2APIC_ICR, (u64)SECOND << 32 | ASSERT | INIT);
+    wrmsr(X2APIC_ICR, (u64)SECOND << 32 | ASSERT | STARTUP | (word)page >> 12);
+    while (!up)
+        asm volatile("pause");
+}
+
 int main(void)
 {
     u64 began = rdtsc();
+    if (option("ipi", 0)) {
+        halting = option("ipi", 0) == 1;
+        open_apic();
+        start_second();
+        measure(halting ? "ipi" : "ipi_other_core", empty_timer, run_ipi, 0, 0);
+        print("bench: %u rows, tsc %llu\n", rows, began);
+        return 0;
+    }
     if (option("switch", 0)) {
         gaps();
         return 0;

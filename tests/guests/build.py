@@ -215,7 +215,7 @@ GUESTS = [
         Run(expect=[r"^stringio: this text lies on two pages$", r"^stringio: 0 errors$"])]),
     _guest("bench", 64, "what each operation costs", [
         Run("samples=20", bare=False, expect=[r"^bench: nop minimum \d+ ", r"^bench: \d+ rows, tsc \d+$"])],
-        "common/irq.c", "common/irq_entry.S", "common/pvh.c"),
+        "smp_start.S", "common/irq.c", "common/irq_entry.S", "common/pvh.c"),
 ]
 
 # Guests that check a PC against the manuals. They have no runs here: tests/system/test_conformance.py compares what they report

@@ -36,6 +36,9 @@ def measured(names, quick):
         rows[name] = measure.operations(processor)
         if not quick:
             rows[name]['switch'] = measure.switch(processor)
+            rows[name]['ipi'] = measure.ipi(processor, 1)
+            if processor.counts_cores:
+                rows[name]['ipi_other_core'] = measure.ipi(processor, 2)
             rows[name]['start'] = measure.single(figures.start(processor))
     return {'rows': rows, 'figures': {} if quick else figures.all_of_them()}
 

@@ -27,6 +27,11 @@ class Processor:
     model: str = None       # Bochs' cpu model; None: QEMU's -cpu max
     seconds: int = 60       # until the box must have ended
 
+    @property
+    def counts_cores(self):
+        """Can it count while several processors run? QEMU's counter gives them long turns."""
+        return self.machine == 'bochs'
+
 
 PROCESSORS = {each.name: each for each in (
     Processor('qemu-svm', 'QEMU, SVM', 'qemu', 'svm'),
@@ -54,9 +59,10 @@ class Output:
 class Box:
     """A box that runs. Use as a context manager. monitor: its debugger is wanted."""
 
-    def __init__(self, processor, description=BOX, monitor=False, edit=None):
-        """edit: called with the laid-out files' folder before the start."""
+    def __init__(self, processor, description=BOX, monitor=False, edit=None, quantum=None):
+        """edit: called with the laid-out files' folder before the start. quantum: Bochs' (bulkhead/run.py)."""
         self.edit = edit
+        self.quantum = quantum
         self.processor = processor
         self.monitor = monitor
         self.machine = check.load(description) if isinstance(description, Path) else check.load_text(description, ROOT / 'bench.toml')
@@ -69,7 +75,7 @@ class Box:
         is_qemu = self.processor.machine == 'qemu'
         self.emulator = self._stack.enter_context(run.start(
             self.machine, self.folder, self.processor.machine, icount=is_qemu, monitor=self.monitor, edit=self.edit,
-            cpu_model=self.processor.model))
+            cpu_model=self.processor.model, quantum=self.quantum))
         self.watch = run.Watch(self.emulator, self.output, timeout=self.processor.seconds, keep_returns=False)
         if self.monitor:
             self.debugger = (QemuDebugger if is_qemu else BochsDebugger)(self)
@@ -101,9 +107,9 @@ class Box:
             pass
 
 
-def run_box(processor, description=BOX):
+def run_box(processor, description=BOX, quantum=None):
     """Run a box on a processor to its end. Returns what it has printed."""
-    with Box(processor, description) as box:
+    with Box(processor, description, quantum=quantum) as box:
         return box.finish()
 
 

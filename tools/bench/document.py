@@ -25,7 +25,7 @@ def numbers(found, plan):
     rows = [line('operation', 'row', *(PROCESSORS[name].title for name in found['rows']), 'goal'), '|---' * (3 + len(found['rows'])) + '|\n']
     for name, row in plan.row.items():
         if 'pending' not in row:
-            cells = [number_text(found['rows'][processor][name]['minimum']) for processor in found['rows']]
+            cells = [number_text(found['rows'][processor].get(name, {}).get('minimum')) for processor in found['rows']]
             rows.append(line(row['about'], name, *cells, number_text(row.get('goal'))))
     later = ['%s (%s)' % (row['about'], row['pending']) for row in plan.row.values() if 'pending' in row]
     figures = [line('the whole box', 'row', 'today', 'goal'), '|---' * 4 + '|\n']

@@ -70,6 +70,23 @@ def switches(left, back):
             yield later[0][0] - moment
 
 
+def ipi(processor, cores):
+    """An interrupt to the other vCPU of the guest and its answer. On one core both halt in between, or each would wait for the end of the
+    other's turn; on two both spin, so that nothing is in it but the way of the two interrupts."""
+    text = run_box(processor, ipi_box(cores), quantum=1 if cores > 1 else None)
+    rows = {name: dict(zip(('minimum', 'median'), map(int, numbers))) for name, *numbers in ROW.findall(text)}
+    sent = int(re.search(r'wrmsr (\d+)', TABLE.search(text)[1])[1])
+    if sent < 2 * SAMPLES:
+        raise Trouble('%d interrupts there and back should be more exits than %d' % (SAMPLES, sent))
+    (numbers,) = rows.values()
+    return corrected(processor, numbers)
+
+
+def ipi_box(cores):
+    return ('[box]\nname = "ipi"\nmemory = "128M"\ncpus = %d\n[[vm]]\nname = "bench"\nmemory = "16M"\nexit_port = true\nhost_tsc = true\nvcpus = 2\ncpus = %s\n'
+            'boot = {kind = "multiboot", image = "@guests/bench", command_line = "ipi=%d"}\n' % (cores, list(range(cores)), cores))
+
+
 def switch_box():
     vms = ''.join('[[vm]]\nname = "%s"\nmemory = "16M"\nexit_port = true\nhost_tsc = true\n'
                   'boot = {kind = "multiboot", image = "@guests/bench", command_line = "switch=1 gaps=12"}\n' % name for name in PLAYERS)

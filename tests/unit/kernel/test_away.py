@@ -422,10 +422,32 @@ def test_what_an_apic_answers_to_is_known_on_the_other_core(pair):
     pair.settle()
     pair.on(0)
     interrupts.send(vcpus()[0], r_uint(ASSERT | VECTOR + 2), r_uint(1))
-    assert not requests(1)
     pair.settle()
     pair.on(1)
     assert requests(1) == set([VECTOR])
+
+
+def test_an_apic_that_was_switched_on_a_moment_ago_takes_what_is_sent_to_it(pair):
+    """A guest may see that a processor is ready before the other core's kernel has heard of its APIC."""
+    start_second(pair)
+    pair.on(1)
+    interrupts.write_register(vcpus()[1], lapic.SPURIOUS, r_uint(0x1ff))
+    pair.on(0)
+    interrupts.send(vcpus()[0], r_uint(ASSERT | VECTOR), r_uint(1))
+    pair.settle()
+    pair.on(1)
+    assert requests(1) == set([VECTOR])
+
+
+def test_a_vector_below_16_is_the_receivers_error(pair):
+    start_second(pair)
+    enable(pair)
+    pair.on(0)
+    interrupts.send(vcpus()[0], r_uint(ASSERT | 9), r_uint(1))
+    pair.settle()
+    assert int(vcpus()[1].apic.esr_pending) == 0
+    pair.on(1)
+    assert int(vcpus()[1].apic.esr_pending) == lapic.ESR_ILLEGAL_RECEIVED and not requests(1)
 
 
 def test_messages_of_the_vmm_reach_whom_they_name(pair):
