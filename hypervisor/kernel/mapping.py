@@ -6,7 +6,7 @@ from hypervisor.kernel.frames import frames
 from hypervisor.kernel.paging import ADDRESS_MASK, NOT_LARGE_ALIGNED, R0, task_leaf
 from hypervisor.kernel.switch import switcher
 from hypervisor.spec import call, status
-from hypervisor.spec.layout import BOOT_PAGE, PAGE, TASK_END, VCPU_PAGE
+from hypervisor.spec.layout import BOOT_PAGE, PAGE, STACK_PAGES, STACK_TOP, TASK_END, VCPU_PAGE
 
 OFFSET = r_uint(PAGE - 1)
 FRAMES_PER_LARGE = r_uint(512)
@@ -15,6 +15,7 @@ GUEST = r_uint(call.GUEST)
 GPA_END = r_uint(1) << 46               # what four levels of either vendor reach on every processor
 KERNEL_PAGES_START = r_uint(BOOT_PAGE + PAGE)       # the message pages, which the kernel maps
 KERNEL_PAGES_END = r_uint(VCPU_PAGE + limit.VCPUS_PER_VM * PAGE)
+assert VCPU_PAGE + limit.VCPUS_PER_VM * PAGE < STACK_TOP - STACK_PAGES * PAGE
 
 
 def space_status(address, count, rights):

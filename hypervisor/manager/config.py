@@ -49,8 +49,8 @@ TABLE = [
     (36, 'STRING_ENDLESS', 'a string of it is not terminated or longer than 1024 bytes'),
     (37, 'STRINGS_TOO_LONG', 'its strings together do not fit into its boot page'),
     (38, 'NO_VCPU', 'it has no vCPU'),
-    (39, 'TOO_MANY_VCPUS', 'it has more than the 4 vCPUs that a VM may have'),
-    (40, 'TOO_MANY_VCPUS_TOGETHER', 'with it the VMs have more than the 15 vCPUs that a box may have'),
+    (39, 'TOO_MANY_VCPUS', 'it has more than the 16 vCPUs that a VM may have'),
+    (40, 'TOO_MANY_VCPUS_TOGETHER', 'with it the VMs have more than the 32 vCPUs that a box may have'),
     (41, 'ENTITLEMENT_RANGE', 'it is promised less than 1 or more than 100 hundredths of a processor'),
     (42, 'CAP_RANGE', 'its cap is less than what it is promised, or more than 100 hundredths of a processor'),
     (43, 'WEIGHT_RANGE', 'its weight is not a number from 1 to 10000'),
@@ -72,7 +72,7 @@ MODULE_STEP = VM['MODULE_1'] - VM['MODULE_0']
 STRING_FROM_MODULE = VM['MODULE_0_STRING'] - VM['MODULE_0']
 _STEP_MASK = r_uint(RAM_STEP - 1)
 assert len(TABLE) < len(SENTENCES) and COMMAND_LINE_BYTES == 1024 and RAM_MOST == 3 << 30 and RAM_STEP == 2 << 20
-assert MOST_CORES == 8 and MOST_VCPUS == 4 and MOST_VCPUS_TOGETHER == 15
+assert MOST_CORES == 8 and MOST_VCPUS == 16 and MOST_VCPUS_TOGETHER == 32
 assert LEAST == 1 and WHOLE == 100 and WEIGHT_MOST == 10000 and MOST_PROMISED == 95
 
 
@@ -208,8 +208,9 @@ class Config(object):
         for n in range(vm.vcpus):
             if vm.core_of(n) >= MOST_CORES:
                 return NO_SUCH_CORE
-        if vm.cores >> (CORE_BITS * vm.vcpus) != r_uint(0):
-            return CORE_WITHOUT_VCPU
+        for n in range(vm.vcpus, MOST_VCPUS):       # no shift by all of the word: that would shift by nothing
+            if vm.core_of(n) != 0:
+                return CORE_WITHOUT_VCPU
         vm.core = vm.core_of(0)
         return OK
 

@@ -77,8 +77,9 @@ GUEST_MODULES = 4
 SLOT_CONSOLE_OUT = 8        # ring to the manager
 SLOT_CONSOLE_IN = 9         # ring from the manager
 SLOT_VCPU = 16              # vCPUs, up to VCPUS_PER_VM
-VCPUS_PER_VM = 4
-VCPUS = 16                  # that the kernel has, for all VMs
+VCPUS_PER_VM = 16           # a power of two: a number below it is taken by a mask
+VCPUS = 32                  # that the kernel has, for all VMs
 assert SLOT_CONSOLE_IN < SLOT_VCPU and SLOT_VCPU + VCPUS_PER_VM <= SLOTS
+assert VCPUS_PER_VM & VCPUS_PER_VM - 1 == 0 and VCPUS_PER_VM <= VCPUS
 
 C_CONSTANTS = {'CALL_GATE': GATE, 'CALL_STOP': STOP, 'CALL_SLOT_SELF': SLOT_SELF}

@@ -37,7 +37,7 @@ COMMAND_LINE_BYTES = 1024       # at most, without the NUL
 RAM_STEP = 2 << 20
 RAM_MOST = 3 << 30
 MOST_VCPUS = VCPUS_PER_VM
-MOST_VCPUS_TOGETHER = 15        # of all VMs
+MOST_VCPUS_TOGETHER = VCPUS     # of all VMs; a VM has an object for each on every core that it touches
 CORE_BITS = 4                   # of CORES, per vCPU
 MOST_PROMISED = WHOLE - MANAGER    # hundredths, of the core that the manager lives on
-assert MOST_VCPUS_TOGETHER <= VCPUS and MOST_CORES <= 1 << CORE_BITS and MOST_VCPUS * CORE_BITS < 64
+assert MOST_VCPUS_TOGETHER <= VCPUS and MOST_CORES <= 1 << CORE_BITS and MOST_VCPUS * CORE_BITS <= 64

@@ -9,7 +9,7 @@ from hypervisor.hw import task
 from hypervisor.lib import call
 from hypervisor.spec import ending, exit, status, vcpu as spec
 from hypervisor.spec.cpu import VECTOR_GP
-from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, REASON_VCPU_SHIFT, SLOT_SELF
+from hypervisor.spec.call import REASON_EXIT, REASON_SIGNAL, REASON_VCPU_SHIFT, SLOT_SELF, VCPUS_PER_VM
 from hypervisor.vmm import emulate, power, start, state, taskswitch, vcpu as v
 from hypervisor.vmm.bus import BUSY
 from hypervisor.vmm.device import apic
@@ -58,7 +58,7 @@ def turn(machine):
         agenda.tick(task.rdtsc())
     if not reasons & REASON_EXIT:
         return False
-    machine.vcpu.select(reasons >> REASON_VCPU_SHIFT & 3)
+    machine.vcpu.select(reasons >> REASON_VCPU_SHIFT & VCPUS_PER_VM - 1)
     handle(machine)
     return True
 

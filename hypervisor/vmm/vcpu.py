@@ -46,7 +46,7 @@ assert spec.SEGMENTS == ['ES', 'CS', 'SS', 'DS', 'FS', 'GS', 'LDTR', 'TR']
 
 
 class Vcpu(object):
-    """index: of the vCPU in its VM, 0 to 3. page: its vCPU page."""
+    """index: of the vCPU in its VM, below VCPUS_PER_VM. page: its vCPU page."""
 
     def __init__(self):
         self.select(0)

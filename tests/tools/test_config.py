@@ -91,7 +91,7 @@ ONE_MISTAKE = [
     ('memory = "16M"', 'memory = "16M"\ncpus = [8]', 7, 'vm "one", cpus', 'processor 8 is not there', 'a smaller number here'),
     ('memory = "16M"', 'memory = "16M"\ncpus = [0, 1, 2, 3, 4, 5, 6, 7, 8]', 7, 'vm "one", cpus', 'names 9 processors: a box has at most 8', 'once'),
     ('memory = "16M"', 'memory = "16M"\ncpus = [[0], 1]', 7, 'vm "one", cpus', 'list of the processors', '[1], or [0, 1]'),
-    (BOTH, BOTH.replace('\n', '\ncpus = 2\n', 1) + '\nvcpus = 7\ncpus = [0, 1]', 8, 'vm "one", vcpus', '7 are more than a VM may have', 'at most 4'),
+    (BOTH, BOTH.replace('\n', '\ncpus = 2\n', 1) + '\nvcpus = 17\ncpus = [0, 1]', 8, 'vm "one", vcpus', '17 are more than a VM may have', 'at most 16'),
     (BOTH, BOTH.replace('\n', '\ncpus = 2\n', 1) + '\nvcpu = 2\ncpus = [0, 1]', 8, 'vm "one", vcpu', 'no key', 'vcpus (did you mean that?)'),
     ('memory = "64M"', 'memory = "64M"\ncpus = 9\n[[vm]]\nname = "two"\nmemory = "2M"\ncpus = [5]\nboot = { kind = "flat", image = "sector" }', 3, 'box.cpus', '9 are more processors', 'at most 8'),
     ('memory = "16M"', 'memory = "16M"\ncpus = [true]', 7, 'vm "one", cpus', 'list of the processors', '[1]'),
@@ -111,11 +111,11 @@ ONE_MISTAKE = [
     ('memory = "16M"', 'memory = "-2M"', 6, 'vm "one", memory', 'is no size', ''),
     ('memory = "64M"', 'memory = "64M"\ncpus = true', 3, 'box.cpus', 'number of processors', 'from 1 to 8'),
     ('memory = "64M"', 'memory = "64M"\nvcpus = 2', 3, 'box.vcpus', 'no key', 'cpus, or vcpus in [[vm]]'),
-    ('memory = "16M"', 'memory = "16M"\nvcpus = 0', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
-    ('memory = "16M"', 'memory = "16M"\nvcpus = -1', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
-    ('memory = "16M"', 'memory = "16M"\nvcpus = true', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
-    ('memory = "16M"', 'memory = "16M"\nvcpus = "2"', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 4'),
-    ('memory = "16M"', 'memory = "16M"\nvcpus = 5', 7, 'vm "one", vcpus', '5 are more than a VM may have', 'at most 4'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = 0', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 16'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = -1', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 16'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = true', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 16'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = "2"', 7, 'vm "one", vcpus', 'number of virtual processors', 'from 1 to 16'),
+    ('memory = "16M"', 'memory = "16M"\nvcpus = 17', 7, 'vm "one", vcpus', '17 are more than a VM may have', 'at most 16'),
     ('memory = "16M"', 'memory = "16M"\nentitlement = 0', 7, 'vm "one", entitlement', '0 is not the part', 'from 0.01 to 1.00'),
     ('memory = "16M"', 'memory = "16M"\nentitlement = -0.5', 7, 'vm "one", entitlement', '-0.5 is not the part', 'from 0.01 to 1.00'),
     ('memory = "16M"', 'memory = "16M"\nentitlement = 0.255', 7, 'vm "one", entitlement', '0.255 is not the part', 'two decimals'),
@@ -205,11 +205,11 @@ def with_vcpus(*counts):
 
 
 def test_vcpus_of_a_box_are_bounded_and_told_where_they_become_too_many(folder):
-    assert mistakes_in(with_vcpus(4, 4, 4, 3), folder) == []
-    for counts, n, together in (((4, 4, 4, 4), 3, 16), ((4, 4, 4, 3, 2, 4), 4, 17)):
+    assert mistakes_in(with_vcpus(16, 8, 4, 4), folder) == []
+    for counts, n, together in (((16, 8, 4, 5), 3, 33), ((16, 8, 4, 4, 2, 4), 4, 34)):
         mistake = only_mistake(with_vcpus(*counts), folder)
         assert (mistake.line, mistake.key) == (7 + 5 * n, 'vm "v%d", vcpus' % n)
-        assert 'have %d virtual processors together' % together in mistake.what and 'at most 15 in a box' in mistake.write
+        assert 'have %d virtual processors together' % together in mistake.what and 'at most 32 in a box' in mistake.write
 
 
 def with_entitlements(*entitlements):

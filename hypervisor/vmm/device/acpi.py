@@ -42,6 +42,7 @@ def rsdp(rsdt, xsdt):
 
 # -- FADT ----------------------------------------------------------------------------------------------------------------------
 WBINVD, PROC_C1, PWR_BUTTON, SLP_BUTTON, FIX_RTC, TMR_VAL_EXT, RESET_REG_SUP = (1 << n for n in (0, 2, 4, 5, 6, 8, 10))
+FORCE_CLUSTER_MODEL, FLAT_MOST = 1 << 18, 8             # the flat model's logical destinations name eight local APICs and no more
 FADT_FLAGS = WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON | FIX_RTC | TMR_VAL_EXT | RESET_REG_SUP
 #            C1 by HLT; no fixed buttons; no wake by the RTC; a timer of 32 bits
 LEGACY_DEVICES, VGA_NOT_PRESENT = 1 << 0, 1 << 2        # COM1; bit 1: no 8042 that would be worth a probe
@@ -57,13 +58,14 @@ def generic_address(port, bits, access):
 NO_REGISTER = struct.pack('<BBBBQ', 0, 0, 0, 0, 0)
 
 
-def fadt(facs, dsdt):
+def fadt(facs, dsdt, vcpus):
+    flags = FADT_FLAGS | (FORCE_CLUSTER_MODEL if vcpus > FLAT_MOST else 0)
     event, control, timer = pm.PORT + pm.STATUS, pm.PORT + pm.CONTROL, pm.PORT + pm.TIMER
     body = struct.pack('<IIBBHIBBBB', facs, dsdt, 0, 0, lines.SCI, 0, 0, 0, 0, 0)       # no SMI command: ACPI mode is always on
     body += struct.pack('<8I', event, 0, control, 0, 0, timer, 0, 0)
     body += struct.pack('<8B', 4, 2, 0, 4, 0, 0, 0, 0)                                  # lengths of these blocks; GPE1 base; CST
     body += struct.pack('<HHHHBBBBB', NO_C2, NO_C3, 0, 0, 0, 0, 0, 0, rtc.CENTURY)
-    body += struct.pack('<HBI', LEGACY_DEVICES | VGA_NOT_PRESENT, 0, FADT_FLAGS)
+    body += struct.pack('<HBI', LEGACY_DEVICES | VGA_NOT_PRESENT, 0, flags)
     body += generic_address(RESET_PORT, 8, BYTE_ACCESS) + struct.pack('<BHB', RESET_VALUE, 0, 0)
     body += struct.pack('<QQ', facs, dsdt)
     body += generic_address(event, 32, WORD_ACCESS) + NO_REGISTER
@@ -137,7 +139,7 @@ def build(vcpus):
     put('RSDP', '\0' * 36, 16)
     put('FACS', facs(), 64)
     put('DSDT', dsdt(vcpus), 16)
-    put('FACP', fadt(at['FACS'], at['DSDT']), 16)
+    put('FACP', fadt(at['FACS'], at['DSDT'], vcpus), 16)
     put('APIC', madt(vcpus), 16)
     put('RSDT', table('RSDT', 1, struct.pack('<II', at['FACP'], at['APIC'])), 16)
     put('XSDT', table('XSDT', 1, struct.pack('<QQ', at['FACP'], at['APIC'])), 16)

@@ -15,7 +15,7 @@ BASE, BYTES = r_uint(0xfec00000), r_uint(0x1000)
 SELECT, WINDOW, EOI = r_uint(0x00), r_uint(0x10), r_uint(0x40)          # IOREGSEL, IOWIN
 REGISTER_ID, REGISTER_VERSION, REGISTER_ARBITRATION, REGISTER_FIRST_ENTRY = 0, 1, 2, 0x10
 INPUTS = 24
-ID = 1                          # the vCPU's local APIC has 0
+ID = 1                          # of IOAPICs alone: a local APIC has the same number where there are several
 VERSION = 0x20 | (INPUTS - 1) << 16
 
 # The low half of an entry.

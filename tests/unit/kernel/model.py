@@ -9,7 +9,7 @@ from hypervisor.spec.config import MAX_VMS
 from hypervisor.spec.layout import PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
 
 COMPARTMENTS = 9
-VCPUS_PER_VM, VCPUS, RINGS = 4, 16, 32
+VCPUS_PER_VM, VCPUS, RINGS = 16, 32, 32
 RING_CAPACITY = 4096
 KERNEL_ADDRESSES = [TASK_PAGE] + [VCPU_PAGE + PAGE * n for n in range(VCPUS_PER_VM)]
 GPA_END = 1 << 46

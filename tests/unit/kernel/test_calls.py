@@ -38,7 +38,7 @@ FIRSTS = [511, 513, 1023, 13293, 13292, 13294, (1 << 64) - 512] + HUGE
 COUNTS = [0, 5, 511, 513] + HUGE
 TASK_ADDRESSES = [TASK_BASE, TASK_BASE + PAGE, 0x40000000, 0x40001000, 0x401ff000, 0x40200000]
 ADDRESSES = [0, PAGE, 0x1ff000, 0x200000, TASK_BASE + 1, BOOT_PAGE, TASK_PAGE, TASK_PAGE - PAGE * 2, VCPU_PAGE, VCPU_PAGE + PAGE, 0x70000000 - PAGE,
-             VCPU_PAGE + 4 * PAGE, TASK_END - PAGE, TASK_END, TASK_END - 0x200000, 1 << 46, (1 << 46) - PAGE, 1 << 47, 0xffffffff80101000,
+             VCPU_PAGE + 15 * PAGE, VCPU_PAGE + 16 * PAGE, TASK_END - PAGE, TASK_END, TASK_END - 0x200000, 1 << 46, (1 << 46) - PAGE, 1 << 47, 0xffffffff80101000,
              0xffffffffc0000000, 0xfffffffffffff000, (1 << 64) - 0x200000] + HUGE
 RIGHTS = [2, 4, 6, 7, 10, 12, 13, 14, 16, 17, 1 << 32 | 1, (1 << 64) - 1, (1 << 64) - 8]
 PORTS = [0xfffc, 0xfffd, 0xffff] + HUGE
@@ -88,7 +88,7 @@ class Calls(RuleBasedStateMachine):
         """The tables as the model writes them, without the kernel's own pages."""
         seen = {}
         for page in reach.spaces.get((number, kind), []):
-            if page.user and not (kind == 'task' and TASK_PAGE <= page.address < VCPU_PAGE + 4 * PAGE):
+            if page.user and not (kind == 'task' and TASK_PAGE <= page.address < VCPU_PAGE + 16 * PAGE):
                 for n in range(page.frames):
                     seen[page.address // PAGE + n] = (page.frame + n, page.writable, page.executable)
         return seen

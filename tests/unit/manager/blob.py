@@ -19,7 +19,7 @@ def places(one):
     if one['word'] is not None:
         return one['word']
     cores = one['cores'] or [one['core']]
-    return sum(cores[n % len(cores)] << 4 * n for n in range(min(one['vcpus'], 4)))
+    return sum(cores[n % len(cores)] << 4 * n for n in range(min(one['vcpus'], 16)))
 
 
 def record(one, add_string):

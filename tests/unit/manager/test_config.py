@@ -113,14 +113,15 @@ def promised(*entitlements):
     (one(ram=(3 << 30) + (2 << 20)), config.RAM_MOST_EXCEEDED), (one(ram=1 << 63), config.RAM_MOST_EXCEEDED),
     (one(ram=(1 << 64) - (2 << 20)), config.RAM_MOST_EXCEEDED), (one(ram=(1 << 30) + (2 << 20)), config.RAM_TOO_MUCH),
     (one(ram=1 << 30), config.OK),
-    (one(vcpus=0), config.NO_VCPU), (one(vcpus=4), config.OK), (one(vcpus=5), config.TOO_MANY_VCPUS), (one(vcpus=1 << 32), config.TOO_MANY_VCPUS),
+    (one(vcpus=0), config.NO_VCPU), (one(vcpus=16), config.OK), (one(vcpus=17), config.TOO_MANY_VCPUS), (one(vcpus=1 << 32), config.TOO_MANY_VCPUS),
     (one(vcpus=1 << 63), config.TOO_MANY_VCPUS), (one(vcpus=(1 << 64) - 1), config.TOO_MANY_VCPUS),
     (one(core=7), config.OK), (one(core=8), config.NO_SUCH_CORE), (one(word=(1 << 64) - 1), config.NO_SUCH_CORE),
     (one(vcpus=4, cores=[7, 0, 3]), config.OK), (one(vcpus=4, word=0x8000), config.NO_SUCH_CORE), (one(vcpus=4, word=0x0f07), config.NO_SUCH_CORE),
     (one(vcpus=3, word=0x1012), config.CORE_WITHOUT_VCPU), (one(vcpus=1, word=0x10), config.CORE_WITHOUT_VCPU),
     (one(vcpus=4, word=0x10000), config.CORE_WITHOUT_VCPU), (one(vcpus=4, word=1 << 63), config.CORE_WITHOUT_VCPU),
-    (one(vcpus=0, word=1), config.NO_VCPU), (one(vcpus=1 << 63, word=0), config.TOO_MANY_VCPUS),
-    (several(4, 4, 4, 3), config.OK), (several(4, 4, 4, 4), config.TOO_MANY_VCPUS_TOGETHER), (several(4, 4, 4, 3, 1), config.TOO_MANY_VCPUS_TOGETHER),
+    (one(vcpus=15, word=1 << 60), config.CORE_WITHOUT_VCPU), (one(vcpus=16, word=1 << 60), config.OK), (one(vcpus=16, word=8 << 60), config.NO_SUCH_CORE),
+    (one(vcpus=16, cores=[7, 0]), config.OK), (one(vcpus=0, word=1), config.NO_VCPU), (one(vcpus=1 << 63, word=0), config.TOO_MANY_VCPUS),
+    (several(16, 8, 5, 3), config.OK), (several(16, 8, 5, 4), config.TOO_MANY_VCPUS_TOGETHER), (several(16, 8, 5, 3, 1), config.TOO_MANY_VCPUS_TOGETHER),
     (one(entitlement=0), config.ENTITLEMENT_RANGE), (one(entitlement=101), config.ENTITLEMENT_RANGE), (one(entitlement=95), config.OK),
     (one(entitlement=0xffffffff), config.ENTITLEMENT_RANGE), (one(entitlement=1 << 31), config.ENTITLEMENT_RANGE),
     (one(cap=1), config.OK), (one(cap=100), config.OK), (one(cap=101), config.CAP_RANGE), (one(cap=0xffffffff), config.CAP_RANGE),
@@ -183,7 +184,7 @@ def test_promises_are_counted_anew_for_each_blob_and_the_last_vm_is_the_culprit(
 
 
 def test_vcpus_are_counted_anew_for_each_blob_and_the_last_vm_is_the_culprit():
-    answer, parser = check(several(4, 4, 4, 4))
+    answer, parser = check(several(8, 8, 8, 9))
     assert (answer, parser.culprit) == (config.TOO_MANY_VCPUS_TOGETHER, 3)
     modules = Modules()
     modules.count = 8

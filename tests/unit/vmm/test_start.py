@@ -155,7 +155,7 @@ def test_reset_starts_again_with_clear_memory_until_it_is_too_often():
 
 def test_bad_boot_page_is_a_code():
     for field, value in (('MAGIC', 1), ('VERSION', 2), ('RAM_BYTES', 0), ('RAM_BYTES', 3 * MIB), ('RAM_BYTES', 1 << 40),
-                         ('MODULE_COUNT', 5), ('TSC_KHZ', 0), ('VCPUS', 0), ('VCPUS', 5), ('VCPUS', 1 << 63)):
+                         ('MODULE_COUNT', 5), ('TSC_KHZ', 0), ('VCPUS', 0), ('VCPUS', 17), ('VCPUS', 1 << 63)):
         box = Box()
         store64(layout.BOOT_PAGE + boot.VMM[field], value)
         assert run(box) == (ending.VMM_GAVE_UP, 1), field
@@ -170,26 +170,27 @@ def test_unclaimed_ports_read_all_ones():
         assert seen == [(1 << (8 * size)) - 1]
 
 
-def test_other_vcpus_wait_with_their_cpuid_tables_and_exits_of_each_are_answered_in_its_own_page():
-    box, seen = Box(vcpus=3), []
+@pytest.mark.parametrize('last', [2, 15])
+def test_other_vcpus_wait_with_their_cpuid_tables_and_exits_of_each_are_answered_in_its_own_page(last):
+    box, seen = Box(vcpus=last + 1), []
 
     def field(index, group, name):
         return load64(layout.VCPU_PAGE + PAGE * index + group[name])
 
     def second(box):
         seen.extend([field(0, vcpu.ANSWER, 'DIRTY'), field(1, vcpu.ANSWER, 'DIRTY')])
-        at = layout.VCPU_PAGE + 2 * PAGE
+        at = layout.VCPU_PAGE + last * PAGE
         for name, value in (('KIND', exit.IO), ('SELECTOR', 0xe0), ('SIZE', 2), ('FLAGS', exit.IO_IN)):
             store64(at + vcpu.EXIT[name], value)
-        return call.REASON_EXIT | 2 << call.REASON_VCPU_SHIFT
+        return call.REASON_EXIT | last << call.REASON_VCPU_SHIFT
 
     def first(box):
-        seen.extend([field(2, vcpu.ANSWER, 'ACTION'), field(2, vcpu.ANSWER, 'RESULT'), field(0, vcpu.ANSWER, 'RESULT')])
+        seen.extend([field(last, vcpu.ANSWER, 'ACTION'), field(last, vcpu.ANSWER, 'RESULT'), field(0, vcpu.ANSWER, 'RESULT')])
         return out(0xf4, 0)(box)
     box.script = [second, first]
     assert run(box) == (ending.EXITED, 0)
-    others = [call.SLOT_VCPU + 1, call.SLOT_VCPU + 2]
-    assert box.slots == others + [call.SLOT_VCPU, others[1]]
+    others = [call.SLOT_VCPU + n for n in range(1, last + 1)]
+    assert box.slots == others + [call.SLOT_VCPU, others[-1]]
     assert seen == [vcpu.GROUPS & ~vcpu.GROUP_VECTOR, vcpu.GROUP_CPUID | vcpu.GROUP_TIME, vcpu.COMPLETE, 0xffff, 0]
 
 

@@ -128,7 +128,7 @@ class Memory(object):
         self.bytes[int(gpa) - 0xe0000] = int(value)
 
 
-@pytest.mark.parametrize('count', [1, 2, 3, 4])
+@pytest.mark.parametrize('count', [1, 2, 3, 4, 8, 9, 16])
 def test_each_processor_is_in_both_tables_by_its_apic_id(count):
     fake = Memory()
     acpi.write(fake, count)
@@ -145,6 +145,15 @@ def test_each_processor_is_in_both_tables_by_its_apic_id(count):
     assert [e[0] for e in entries] == [0] * count + [1, 2, 2]
     objects = [path[:-1] for path, value in names.items() if path[-1] == b'_HID' and value == b'ACPI0007']
     assert sorted(names[path + (b'_UID',)] for path in objects) == list(range(count)) and len(set(objects)) == count
+
+
+@pytest.mark.parametrize('count', range(1, 17))
+def test_more_processors_than_flat_destinations_name_are_told_to_use_clusters(count):
+    """FORCE_APIC_CLUSTER_MODEL, bit 18: a logical destination of the flat model is a set of eight."""
+    fake = Memory()
+    acpi.write(fake, count)
+    flags = word('I', tables(fake.bytes)[b'FACP'], 112)
+    assert flags >> 18 & 1 == (count > 8) and flags & ~(1 << 18) == acpi.FADT_FLAGS
 
 
 def test_tables_without_a_number_are_those_of_one_processor(memory):
