@@ -256,6 +256,7 @@ def note_address(vcpu):
     apic.base = inbox.word(ADDRESS['BASE'])
     apic.ldr = inbox.word(ADDRESS['LDR'])
     apic.dfr = inbox.word(ADDRESS['DFR'])
+    apic.svr = inbox.word(ADDRESS['SVR'])
 
 
 def take_exit(compartment, vcpu):

@@ -27,8 +27,8 @@ def handle(vcpu):
     elif number == r_uint(spec.SEND_IPI):
         result = INVALID
         if command & NOT_PHYSICAL == R0:
-            targets = takers(vcpu, wide, command)
-            result = count(targets)
+            targets = named(vcpu, wide, command)
+            result = count(vcpu, command, targets)
     if not wide:
         result &= LOW32
     vcpu.set_gpr(RAX, result)
@@ -44,8 +44,8 @@ def argument(vcpu, register, wide):
     return value & LOW32
 
 
-def takers(vcpu, wide, command):
-    """Which vCPUs of the VM the bitmap names and the message reaches: bit n for vCPU n."""
+def named(vcpu, wide, command):
+    """Which vCPUs of the VM the bitmap names and the message may reach: bit n for vCPU n. One that lives elsewhere decides itself."""
     low = argument(vcpu, RBX, wide)
     high = argument(vcpu, RCX, wide)
     first = vcpu.gpr(RDX) & LOW32
@@ -54,8 +54,9 @@ def takers(vcpu, wide, command):
     n = 0
     while n < compartment.vcpu_count:
         other = compartment.vcpus[n]
-        if other is not None and is_set(low, high, wide, first, other.apic.identity) and interrupts.accepts(other, command):
-            targets |= 1 << n
+        if other is not None and is_set(low, high, wide, first, other.apic.identity):
+            if interrupts.accepts(other, command) or other.away and interrupts.is_message(command):
+                targets |= 1 << n
         n += 1
     return targets
 
@@ -72,11 +73,16 @@ def is_set(low, high, wide, first, identity):
     return place < width and (high >> place) & 1 != R0
 
 
-def count(targets):
+def count(vcpu, command, targets):
+    """How many of them it reaches, as far as is known here."""
+    compartment = vcpu.compartment
     number = R0
-    while targets != 0:
-        targets &= targets - 1
-        number += 1
+    n = 0
+    while n < compartment.vcpu_count:
+        other = compartment.vcpus[n]
+        if other is not None and (targets >> n) & 1 != 0 and interrupts.accepts(other, command):
+            number += 1
+        n += 1
     return number
 
 

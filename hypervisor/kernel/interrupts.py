@@ -208,7 +208,7 @@ def write_register(vcpu, offset, value):
     else:
         apic.write(offset, value, cpu.rdtsc())
         scheduler.nudge(apic.deadline)
-        if offset == spec.LDR or offset == spec.DFR:
+        if offset == spec.LDR or offset == spec.DFR or offset == spec.SPURIOUS:
             news.of_address(vcpu)
     vcpu.wake_for_interrupt()
     return ended
@@ -241,10 +241,16 @@ def named(vcpu, other, shorthand, destination, logical):
 
 
 def accepts(other, command):
-    """Would this vCPU take the message? As KVM counts them: no level that is not asserted, no APIC that is off, no SMI and no ExtINT."""
+    """Would this vCPU take the message, as far as this core knows? As KVM counts them: an APIC that is off takes no vectors."""
+    mode = intmask((command >> 8) & 7)
+    return is_message(command) and (mode != spec.FIXED and mode != spec.LOWEST or other.apic.software_enabled())
+
+
+def is_message(command):
+    """Would anybody take it? No level that is not asserted, no SMI and no ExtINT."""
     mode = intmask((command >> 8) & 7)
     if mode == spec.FIXED or mode == spec.LOWEST:
-        return not is_release(command) and command & r_uint(0xff) >= r_uint(16) and (other.away or other.apic.software_enabled())
+        return not is_release(command) and command & r_uint(0xff) >= r_uint(16)
     return mode == spec.NMI or mode == spec.STARTUP or mode == spec.INIT and not is_release(command)
 
 

@@ -27,7 +27,7 @@ WHAT, OFFSET, VALUE = [spec.ASK_FIELDS[name] for name in ('WHAT', 'OFFSET', 'VAL
 HOW, DETAIL = spec.END_FIELDS['HOW'], spec.END_FIELDS['DETAIL']
 TICKS, EXITS = spec.COUNT_FIELDS['TICKS'], spec.COUNT_FIELDS['EXITS']
 IRR, TMR, FLAGS, VECTOR = [spec.RAISE_FIELDS[name] for name in ('IRR', 'TMR', 'FLAGS', 'VECTOR')]
-BASE, LDR, DFR = [spec.ADDRESS_FIELDS[name] for name in ('BASE', 'LDR', 'DFR')]
+BASE, LDR, DFR, SVR = [spec.ADDRESS_FIELDS[name] for name in ('BASE', 'LDR', 'DFR', 'SVR')]
 
 
 class Wire(object):
@@ -246,6 +246,7 @@ class Wire(object):
                 self.put(BASE, apic.base)
                 self.put(LDR, apic.ldr)
                 self.put(DFR, apic.dfr)
+                self.put(SVR, apic.svr)
                 if self.send(core, spec.ADDRESS_FIELDS['END']):
                     vcpu.untold &= ~(1 << core)
             core += 1

@@ -34,7 +34,7 @@ END_FIELDS = offsets(['HOW', 'DETAIL'])
 COUNT_FIELDS = offsets(['TICKS', ('EXITS', 8 * exit.COUNT)])
 RAISE_FIELDS = offsets([('IRR', 32), ('TMR', 32), 'FLAGS', 'VECTOR'])      # requests, those of them that are level-triggered; VECTOR: of STARTUP
 RAISE_NMI, RAISE_INIT, RAISE_STARTUP, RAISE_EXTINT_ON, RAISE_EXTINT_OFF = 1, 2, 4, 8, 16     # FLAGS
-ADDRESS_FIELDS = offsets(['BASE', 'LDR', 'DFR'])            # of its local APIC
+ADDRESS_FIELDS = offsets(['BASE', 'LDR', 'DFR', 'SVR'])     # of its local APIC
 
 STATE_START, STATE_END = STATE['RAX'], STATE['END']
 ANSWER_START = ANSWER_FIELDS['ACTION']

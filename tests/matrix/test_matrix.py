@@ -13,7 +13,7 @@ import pytest
 from bulkhead.facts import BUILD, ROOT
 from bulkhead.mistake import Mistakes
 from tests.system.box import Box, config, load, vm
-from tests.system.test_smp import check_two_guests
+from tests.system.test_smp import check_sixteen, check_two_guests
 
 NAME = 'guest'
 SECONDS = {'qemu': 600, 'bochs': 1200}
@@ -132,3 +132,7 @@ def test_ipxe_is_refused_because_there_is_no_bios():
     fetch(row)
     with pytest.raises(Mistakes, match='it starts in real mode and needs a BIOS'):
         load(box(row))
+
+
+def test_one_linux_guest_with_sixteen_vcpus_on_two_cores():
+    check_sixteen('qemu')

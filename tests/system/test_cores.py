@@ -41,7 +41,8 @@ def test_four_cores_run_their_own_guests(machine):
     assert result.status == 1
 
 
-@pytest.mark.parametrize('guest, vcpus, cpus, report', [('smp', 2, [1, 0], 'smp: 41 checks, 0 wrong'), ('pvipi', 4, [0, 1, 2], 'pvipi: 19 checks, 0 wrong')])
+@pytest.mark.parametrize('guest, vcpus, cpus, report', [('smp', 2, [1, 0], 'smp: 41 checks, 0 wrong'), ('pvipi', 4, [0, 1, 2], 'pvipi: 19 checks, 0 wrong'),
+                                                        ('pvipi', 16, [0, 1], 'pvipi: 19 checks, 0 wrong')])
 def test_a_vms_vcpus_on_several_cores(machine, guest, vcpus, cpus, report):
     """INIT, STARTUP, interrupts, NMI and exits of vCPUs that run at once, beside a neighbour on each core."""
     neighbours = [ticker('beside-%d' % core, core) for core in cpus]
