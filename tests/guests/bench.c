@@ -202,12 +202,12 @@ SAMPLE(run_ipi)
     u32 began = (u32)rdtsc();
     came = 0;
     wrmsr(X2APIC_ICR, (u64)SECOND << 32 | ASSERT | PING);
-    while (!came) {
+    if (!halting)                      /* on without a break: Bochs' SVM overlooks what comes while they are off */
+        asm volatile("sti");
+    while (!came)
         if (halting)
             asm volatile("sti; hlt; cli" ::: "memory");
-        else
-            asm volatile("sti; nop; cli" ::: "memory");
-    }
+    asm volatile("cli");
     return arrived - began;
 }
 
@@ -304,8 +304,10 @@ static void start_second(void)
     mailbox->cr3 = read_cr3();
     wrmsr(X2APIC_ICR, (u64)SECOND << 32 | ASSERT | INIT);
     wrmsr(X2APIC_ICR, (u64)SECOND << 32 | ASSERT | STARTUP | (word)page >> 12);
+    asm volatile("sti");                /* or, on Bochs' SVM, the other one would not get its turn */
     while (!up)
         asm volatile("pause");
+    asm volatile("cli");
 }
 
 int main(void)

@@ -1,11 +1,13 @@
-"""Several cores on Bochs: what takes minutes there."""
+"""Several cores: what takes minutes on Bochs, and Linux on them."""
 import re
 
 import pytest
 
+from bulkhead.facts import ROOT
 from tests.system.box import Box, config, vm
-from tests.system.test_linux import BOX, TWO_CORES, check_unattended
+from tests.system.test_linux import BOX, check_unattended
 
+TWO_CORES = ROOT / 'machines/two-cores.toml'
 SAMPLES = 100
 SECONDS = 900
 ROW = re.compile(r'^\[bench\] bench: (\w+) minimum (\d+) median (\d+) ', re.MULTILINE)
@@ -22,7 +24,17 @@ def rows(neighbour):
         return {name: int(median) for name, _, median in ROW.findall(box.output)}
 
 
-@pytest.mark.parametrize('machine, box, processors', [('bochs', BOX, 1), ('bochs', TWO_CORES, 2), ('qemu', TWO_CORES, 2)])
+def four_cores():
+    """machines/two-cores.toml with a core for each virtual processor."""
+    text = TWO_CORES.read_text()
+    for two, four in (('cpus = 2', 'cpus = 4'), ('cpus = [1, 0]', 'cpus = [2, 3]')):
+        assert text.count(two) == 1 + (two == 'cpus = 2' and text.count('vcpus = 2'))
+        text = text.replace('\n' + two, '\n' + four)
+    return text
+
+
+@pytest.mark.parametrize('machine, box, processors', [('bochs', BOX, 1), ('bochs', TWO_CORES, 2), ('qemu', TWO_CORES, 2), ('qemu', four_cores(), 2)],
+                         ids=['bochs', 'bochs-two-cores', 'qemu-two-cores', 'qemu-four-cores'])
 def test_two_linux_guests_check_themselves_and_power_off(machine, box, processors):
     check_unattended(machine, box, processors)
 
