@@ -144,10 +144,32 @@ def joined(pair, places=(0, 1)):
     pair.on(0)
 
 
-def prepared(two):
-    pair = Pair(two)
-    joined(pair)
-    return pair
+class Prepared(machines.Booted):
+    """A pair that has come to a state once, and begins each use there."""
+
+    def __init__(self, prepare):
+        self.pair = Pair(booted('two', lambda: Two(make_box(2, 40))))
+        prepare(self.pair)
+        self.pair.on(0)
+        self.machine = self.pair.box
+        self.remember()
+        self.kept = dict(self.pair.kept)
+
+    def fresh(self):
+        machines.Booted.fresh(self)
+        self.machine.messages, self.machine.private = [], self.pair.private[0]
+        self.machine.__dict__.pop('kept', None)
+        self.pair.kept, self.pair.core = dict(self.kept), 0
+        return self.pair
+
+
+PREPARED = {}
+
+
+def prepared(prepare):
+    if prepare not in PREPARED:
+        PREPARED[prepare] = Prepared(prepare)
+    return PREPARED[prepare].fresh()
 
 
 @pytest.fixture
@@ -159,9 +181,7 @@ def fresh_pair():
 
 @pytest.fixture
 def pair():
-    made = Pair(booted('two', lambda: Two(make_box(2, 40))))
-    joined(made)
-    yield made
+    yield prepared(joined)
     machines.disconnect()
 
 
