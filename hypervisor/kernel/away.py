@@ -133,10 +133,11 @@ def from_home(kind, home, name):
     offer = offers.of(home, name)
     if kind == spec.OFFER:
         count = inbox.word(OFFER['COUNT'])
-        if count > R0 and count <= r_uint(call.VCPUS_PER_VM) and find(home, name) is None:
+        places = inbox.word(OFFER['CORES'])
+        if count > R0 and count <= r_uint(call.VCPUS_PER_VM) and are_cores(places, intmask(count)) and find(home, name) is None:
             offer.root = inbox.word(OFFER['ROOT'])
             offer.count = intmask(count)
-            offer.cores = inbox.word(OFFER['CORES'])
+            offer.cores = places
             manager.signal(call.SLOT_LINK + home)
             scheduler.wake(manager)
         return
@@ -151,6 +152,16 @@ def from_home(kind, home, name):
     end(branch, ending.DESTROYED, R0)
     branch.news &= ~marks.ENDED
     news.of_compartment(branch, marks.STOPPED)
+
+
+def are_cores(places, count):
+    """Does each of `count` vCPUs live on a core of this box?"""
+    n = 0
+    while n < count:
+        if core_of(places, n) >= r_uint(this.count):
+            return False
+        n += 1
+    return True
 
 
 def end(branch, how, detail):

@@ -262,6 +262,9 @@ def map_region(caller, slot, region, first, address, count, rights):
     if target is None or target.state == call.STATE_ENDED:
         caller.task.answer(status.BAD_SLOT, R0)
         return
+    if target.is_branch():
+        caller.task.answer(status.BAD_STATE, R0)        # its nested tables are its home's
+        return
     if count == R0 or count > BATCH:
         caller.task.answer(status.BAD_RANGE, R0)
         return
@@ -294,7 +297,7 @@ def give(caller, slot, region, first, count, target_slot):
     if target is None or caller.slot_kind(region) != REGION:
         caller.task.answer(status.BAD_SLOT, R0)
         return
-    if target.state == call.STATE_ENDED:
+    if target.state == call.STATE_ENDED or target.is_branch():
         caller.task.answer(status.BAD_STATE, R0)
         return
     size = caller.second[intmask(region)]

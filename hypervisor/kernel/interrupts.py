@@ -89,6 +89,8 @@ def interrupt(caller, vcpu, kind, vector, destination):
         reached = message(caller, kind, vector, destination)
     elif kind == r_uint(call.INTERRUPT_RESET):
         if vcpu.away:
+            vcpu.forget_requests()          # or what was raised before would come behind the reset
+            vcpu.news &= ~marks.RAISE
             ask(caller, vcpu, wire.RESET, R0, R0)
             return
         reset(caller, vcpu)

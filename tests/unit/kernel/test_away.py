@@ -7,9 +7,7 @@ import pytest
 from hypervisor.hw import cpu as hw_cpu
 from hypervisor.hw import image
 from hypervisor.kernel import interrupts, panic
-from hypervisor.kernel.away import inbox, join
-from hypervisor.kernel.compartment import NO_NAME, bounds, compartments, manager
-from hypervisor.kernel.core import this
+from hypervisor.kernel.compartment import NO_NAME, compartments, manager
 from hypervisor.kernel.link import wires
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.news import news
@@ -20,7 +18,6 @@ from hypervisor.kernel.task import IN_ASK
 from hypervisor.kernel.wire import wire
 from hypervisor.spec import answer as rules
 from hypervisor.spec import call, ending, lapic, status, svm
-from hypervisor.spec import core as cores
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import state as fields
 from hypervisor.spec import wire as spec
@@ -270,6 +267,24 @@ def test_two_vms_of_one_name_are_refused(fresh_pair):
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT + 1, FIRST, 0, NAME) == (status.OK, 0)
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT + 1, SECOND, 1, NAME) == (status.BAD_STATE, 0)
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT + 1, SECOND, 1, NAME + 1) == (status.OK, 0)
+
+
+def test_a_branch_gets_no_frames_and_no_mappings(pair):
+    """Its nested tables lie in its home's memory, which this kernel does not map."""
+    for rights in (call.READ, call.READ | call.GUEST, call.GUEST, 0):
+        assert pair.call(1, 0, call.MAP, BRANCH, M, 0, 0x10000000, 1, rights) == (status.BAD_STATE, 0)
+    assert pair.call(1, 0, call.GIVE, BRANCH, M, 0, 1, call.SLOT_RAM) == (status.BAD_STATE, 0)
+    audit.check(pair.box)
+
+
+@pytest.mark.parametrize('places', [0x20, 0x80, 0xf0])
+def test_an_offer_with_a_core_that_the_box_has_not_is_none(fresh_pair, places):
+    pair = fresh_pair
+    make(pair)
+    pair.on(0)
+    compartments[VM].cores = r_uint(places)
+    pair.settle()
+    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.NOT_OFFERED, 0)
 
 
 def test_a_branch_that_cannot_be_made_ends_the_vm(fresh_pair):
@@ -543,6 +558,20 @@ def test_a_register_of_its_apic_is_read_and_written_there(pair):
     assert int(vcpus()[1].apic.tpr) == 0
 
 
+def test_what_was_raised_before_a_reset_does_not_come_behind_it(pair):
+    start_second(pair)
+    enable(pair)
+    pair.on(0)
+    compartments[VM].task.deadline_passed()
+    interrupts.send(vcpus()[0], r_uint(ASSERT | NMI), r_uint(1))        # not sent yet
+    interrupts.send(vcpus()[0], r_uint(STARTUP | ASSERT | 0x20), r_uint(1))
+    news.any = False
+    assert pair.call(0, VM, SEND, SECOND, call.INTERRUPT_RESET, 0, 0) is None
+    pair.settle()
+    pair.on(1)
+    assert vcpus()[1].waiting and not vcpus()[1].apic.nmi
+
+
 def test_a_reset_is_over_when_the_vmm_hears_of_it(pair):
     """What had come of the vCPU before is forgotten; it waits for STARTUP again."""
     start_second(pair)
@@ -614,7 +643,7 @@ def test_both_may_end_it_at_once(pair):
     pair.on(0)
     assert (compartments[VM].state, compartments[VM].how) == (call.STATE_ENDED, ending.DESTROYED)
     pair.on(1)
-    assert compartments[VM].name == NO_NAME or compartments[VM].news == 0
+    assert compartments[VM].name == NO_NAME and compartments[VM].news == 0
 
 
 def test_a_vm_that_ends_before_it_was_joined_is_offered_no_more(fresh_pair):
