@@ -9,7 +9,7 @@ SPINS, ASKS, CALLS, INTERRUPTS, FIRES, HALTS, WORKS = range(7)
 WINDOW = re.compile(r'^contender: window (\d+) had (\d+) of (\d+)$', re.MULTILINE)
 OFF = .01           # of the processor
 OFF_ON_A_NOISY_HOST = .05
-FROM = {'qemu': 750, 'bochs': 5500}            # milliseconds after the machine's start: by then all guests have started
+FROM = {'qemu': 750, 'bochs': 1500}            # milliseconds after the machine's start: by then all guests have started
 SHIFT = 3                                      # on QEMU an instruction takes 8 ns, on Bochs 10
 
 

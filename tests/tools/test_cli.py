@@ -175,6 +175,6 @@ def test_missing_kernel_is_built_first(good, tmp_path):
     assert done.returncode == 69 and 'building them' in done.stderr and 'the build says why' in done.stderr and 'Traceback' not in done.stderr
     (copy / 'tools/build/build.py').write_text(
         'from pathlib import Path\nb = Path("build"); b.mkdir(exist_ok=True)\n'
-        'for name in ("kernel.elf", "manager.bin", "vmm.bin"): (b / name).write_text(name)\n')
+        'for name in ("kernel.boot.elf", "manager.bin", "vmm.bin"): (b / name).write_text(name)\n')
     done = subprocess.run(run, capture_output=True, text=True)
-    assert done.returncode == 0 and (copy / 'build/boxes/good/kernel.elf').read_text() == 'kernel.elf', done
+    assert done.returncode == 0 and (copy / 'build/boxes/good/kernel.elf').read_text() == 'kernel.boot.elf', done

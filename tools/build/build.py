@@ -107,6 +107,8 @@ class Builder:
         self.prove_elf(program, elf, objects)
         if program.ring == 3:
             self.flatten(elf)
+        else:
+            self.strip(elf)
         return elf
 
     def translate(self, program, folder):
@@ -167,6 +169,11 @@ class Builder:
     def flatten(self, elf):
         image = elf.with_suffix('.bin')
         self.steps.run(f'image {elf.stem}', ['objcopy', '-O', 'binary', elf, image], inputs=[elf], outputs=[image])
+
+    def strip(self, elf):
+        """What a boot loader reads: without the debugging information, which is six times as long as all else."""
+        image = elf.with_suffix('.boot.elf')
+        self.steps.run(f'image {elf.stem}', ['objcopy', '--strip-debug', elf, image], inputs=[elf], outputs=[image])
 
 
 def tool(name):

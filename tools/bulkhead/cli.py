@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bulkhead import accel as accelerator, blob, box, check as checker, config, emulator, run as runner
-from bulkhead.facts import BOXES, KERNEL, shown, size_text
+from bulkhead.facts import BOXES, KERNEL, KERNEL_TO_DEBUG, shown, size_text
 from bulkhead.mistake import Mistakes, Trouble
 
 BAD_CONFIG = 78
@@ -209,7 +209,7 @@ def _choose_accel(machine, accel):
 
 def _explain_gdb(gdb):
     if gdb:
-        say('waiting for GDB: gdb %s -ex "target remote 127.0.0.1:%d"' % (shown(KERNEL), emulator.GDB_PORT))
+        say('waiting for GDB: gdb %s -ex "target remote 127.0.0.1:%d"' % (shown(KERNEL_TO_DEBUG), emulator.GDB_PORT))
 
 
 def _quiet_limit(limit, gdb):

@@ -275,7 +275,7 @@ class Bochs(Emulator):
             'cpu: model=%s, count=%d, ips=%d, reset_on_triple_fault=0, ignore_bad_msrs=%d%s'
             % (cpu_model, machine.cpus, BOCHS_TICKS, lenient or cpu_model == BOCHS_AMD, ', quantum=%d' % quantum if quantum else ''),
             'megs: %d' % (machine.memory >> 20),
-            'romimage: file=%s/BIOS-bochs-latest' % BOCHS_SHARE,
+            'romimage: file=%s/BIOS-bochs-latest, options=fastboot' % BOCHS_SHARE,      # no wait for a key, of seconds, or many with several processors
             'vgaromimage: file=%s/VGABIOS-lgpl-latest' % BOCHS_SHARE,
             'ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14',
             'ata0-master: type=cdrom, path="%s", status=inserted' % iso.name,

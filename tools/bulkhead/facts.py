@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / 'build'
-KERNEL = BUILD / 'kernel.elf'
+KERNEL, KERNEL_TO_DEBUG = BUILD / 'kernel.boot.elf', BUILD / 'kernel.elf'
 MANAGER = BUILD / 'manager.bin'
 VMM = BUILD / 'vmm.bin'
 BOXES = BUILD / 'boxes'
