@@ -21,6 +21,6 @@ void pit_stop(void);
 int pit_status(int channel);                   /* by the read-back command */
 u16 pit_count(int channel);
 
-void wait_us(u32 us);                          /* by channel 2, at most 50 ms */
+void wait_us(u32 us);                          /* by the TSC, which is measured by channel 2 at the first one */
 int arrives(u8 vector, u32 count);             /* let interrupts in for some time; 1 as soon as the vector has come so often */
 #endif
