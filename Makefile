@@ -63,8 +63,8 @@ test-native: build  ## run the same vectors through translated code
 test-tools: build   ## test the bulkhead command and the build's own steps
 	@$(pytest3) -n 2 $(call some-tests,tests/tools)
 
-test-system: build  ## boot whole boxes on QEMU and Bochs, hostile guests and VMMs among them
-	@$(pytest3) -n 2 $(call some-tests,tests/system tests/hostile)
+test-system: build  ## boot whole boxes on QEMU and Bochs, hostile guests and VMMs among them, and keep the bench's limits
+	@$(pytest3) -n 2 $(call some-tests,tests/system tests/hostile tests/bench)
 
 test-all:       ## run all tests, and the long matrix of real guests
 	@failed=; \

@@ -22,9 +22,14 @@ from bulkhead.mistake import Trouble  # noqa: E402
 
 
 @pytest.fixture(scope='module')
-def rows():
-    """Of each processor, measured once."""
-    return {name: measure.operations(processor) for name, processor in PROCESSORS.items()}
+def found():
+    """What `make bench` measures, once."""
+    return bench.measured(PROCESSORS, quick=False)
+
+
+@pytest.fixture
+def rows(found):
+    return found['rows']
 
 
 @pytest.mark.parametrize('processor', PROCESSORS)
@@ -32,8 +37,13 @@ def test_no_row_is_over_its_limit(rows, processor):
     assert budget.faults({'rows': {processor: rows[processor]}, 'figures': {}}, budget.load()) == []
 
 
+def test_no_figure_is_over_its_limit(found):
+    assert found['figures'] and budget.faults({'rows': {}, 'figures': found['figures']}, budget.load()) == []
+
+
 def test_two_runs_measure_the_same(rows):
-    assert measure.operations(PROCESSORS['qemu-svm']) == rows['qemu-svm']
+    again = measure.operations(PROCESSORS['qemu-svm'])
+    assert again == {row: rows['qemu-svm'][row] for row in again}
 
 
 @pytest.mark.parametrize('row', ['cpuid', 'in_uart_lsr'])
@@ -51,18 +61,18 @@ PLAN = budget.Budget(row={'cpuid': {'about': 'CPUID', 'goal': 45, 'exit': 'cpuid
                      limit={'qemu-svm': {'cpuid': 50}})
 
 
-def found(**rows):
+def measured(**rows):
     return {'rows': {'qemu-svm': {name: measure.single(number) for name, number in rows.items()}}, 'figures': {}}
 
 
 def test_a_row_over_its_limit_is_named():
-    assert budget.faults(found(cpuid=50), PLAN) == []
-    assert budget.faults(found(cpuid=51), PLAN) == ['OVER BUDGET: cpuid on qemu-svm is 51, its limit is 50']
+    assert budget.faults(measured(cpuid=50), PLAN) == []
+    assert budget.faults(measured(cpuid=51), PLAN) == ['OVER BUDGET: cpuid on qemu-svm is 51, its limit is 50']
 
 
 def test_rows_without_place_limit_or_means_are_named():
-    assert 'no place' in budget.faults(found(other=1), PLAN)[0]
-    assert 'cannot be measured: no device' in budget.faults(found(later=1), PLAN)[0]
+    assert 'no place' in budget.faults(measured(other=1), PLAN)[0]
+    assert 'cannot be measured: no device' in budget.faults(measured(later=1), PLAN)[0]
     assert 'no limit' in budget.faults({'rows': {'bochs-vmx': {'cpuid': measure.single(1)}}, 'figures': {}}, PLAN)[0]
     assert budget.faults({'rows': {}, 'figures': {'lines': 7}}, PLAN) == []         # it has no goal
 
@@ -75,7 +85,7 @@ def test_a_figure_over_its_limit_is_named():
 def test_limits_are_written_and_the_text_above_them_stays(tmp_path):
     file = Path(shutil.copy(budget.FILE, tmp_path))
     before = file.read_text()
-    budget.set_limits(found(cpuid=100), file)
+    budget.set_limits(measured(cpuid=100), file)
     assert file.read_text().startswith(before.partition(budget.ENFORCED)[0])
     after, original = budget.load(file), budget.load()
     assert after.limit['qemu-svm']['cpuid'] == 105
@@ -91,7 +101,7 @@ def test_the_page_gets_all_numbers_or_none(tmp_path):
     assert '| CPUID | cpuid | 1,234 | 1,234 | 1,234 | 45 |' in page.read_text() and 'old' not in page.read_text()
     assert page.read_text().startswith('before\n') and page.read_text().endswith('\nafter\n')
     with pytest.raises(Trouble, match='all processors'):
-        document.write(found(cpuid=1), plan, page)
+        document.write(measured(cpuid=1), plan, page)
 
 
 def table(**counts):
@@ -128,12 +138,12 @@ def test_functions_are_added_up():
 
 
 def test_the_plot_has_a_bar_for_each_row():
-    assert plot.svg(found(cpuid=100), PLAN).count('fill="%s"' % plot.COLOURS['qemu-svm']) == 2      # and the legend's
+    assert plot.svg(measured(cpuid=100), PLAN).count('fill="%s"' % plot.COLOURS['qemu-svm']) == 2      # and the legend's
 
 
 def test_the_comparison_reads_an_older_result(tmp_path):
     import table as shown
-    older = json.loads(json.dumps(found(cpuid=100)))
+    older = json.loads(json.dumps(measured(cpuid=100)))
     assert shown.old(older, 'rows', 'qemu-svm', 'cpuid') == 100
     assert shown.old(older, 'rows', 'bochs-svm', 'cpuid') is None
     assert str(shown.cell(90, PLAN.row['cpuid'], 95, 100)) == '90 (-10)'
@@ -141,11 +151,11 @@ def test_the_comparison_reads_an_older_result(tmp_path):
 
 def test_the_command_fails_with_the_row(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(bench, 'FOLDER', tmp_path)
-    monkeypatch.setattr(bench, 'measured', lambda names, quick: found(cpuid=10 ** 6))
+    monkeypatch.setattr(bench, 'measured', lambda names, quick: measured(cpuid=10 ** 6))
     monkeypatch.setattr(sys, 'argv', ['bench'])
     assert bench.main() == 1
     assert 'OVER BUDGET: cpuid' in capfd.readouterr().err
-    assert json.loads((tmp_path / 'bench.json').read_text()) == found(cpuid=10 ** 6)
+    assert json.loads((tmp_path / 'bench.json').read_text()) == measured(cpuid=10 ** 6)
 
 
 # Beside others.

@@ -4,6 +4,7 @@ import re
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+FIRST, BENCH = 'test_linux|test_bench', 'tests/bench'
 SHARED_BOOT = re.compile(r'test_linux\.py::(?!test_without_a_keyboard)\w+\[(\w+)\]$')
 
 
@@ -14,15 +15,15 @@ def machine(request):
 
 def pytest_collection_modifyitems(items):
     """What takes longest begins first, so that nobody waits for it at the end."""
-    items.sort(key=lambda item: 'test_linux' not in item.nodeid)
+    items.sort(key=lambda item: not re.search(FIRST, item.nodeid))
 
 
 class SharedBoots(LoadScopeScheduling):
-    """Tests of one boot go to one worker, all others wherever there is room."""
+    """Tests of one boot go to one worker, those of the bench too; all others wherever there is room."""
 
     def _split_scope(self, nodeid):
         shared = SHARED_BOOT.search(nodeid)
-        return 'linux-' + shared[1] if shared else nodeid
+        return 'linux-' + shared[1] if shared else BENCH if nodeid.startswith(BENCH) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
