@@ -5,7 +5,7 @@ must not make this one go mad, so everything else is checked, and what makes no 
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.hw import memory
+from hypervisor.hw import cpu, memory
 from hypervisor.kernel import answer, interrupts, startup
 from hypervisor.kernel import news as marks
 from hypervisor.kernel.arena import arena
@@ -81,6 +81,7 @@ def take_all(core):
     """What is there now; what comes meanwhile rings again."""
     left = wires.waiting(core)
     inbox.core = core
+    since = cpu.rdtsc()
     while left >= r_uint(BODY):
         wires.get(core, inbox.page, r_uint(BODY))
         size = inbox.header(HEADER['BYTES'])
@@ -88,22 +89,27 @@ def take_all(core):
             wires.get(core, inbox.page, left - BODY)        # no message ends here: the rest cannot be understood
             return
         wires.get(core, inbox.page + BODY, size)
-        take(inbox.header(HEADER['KIND']), intmask(size))
+        compartment = take(inbox.header(HEADER['KIND']), intmask(size))
         left -= size + BODY
+        if compartment is not None:
+            now = cpu.rdtsc()
+            scheduler.bill(compartment, now - since)
+            since = now
 
 
 def take(kind, size):
+    """Returns whose vCPU it was about, or None."""
     home = inbox.header(HEADER['HOME'])
     name = inbox.header(HEADER['NAME'])
     index = inbox.header(HEADER['VCPU'])
     if kind >= r_uint(spec.KINDS) or home >= r_uint(this.count) or name >= r_uint(MAX_VMS) or size < SIZES[intmask(kind)]:
-        return
+        return None
     if kind == r_uint(spec.OFFER) or kind == r_uint(spec.STOP):
         from_home(intmask(kind), intmask(home), intmask(name))
-        return
+        return None
     compartment = find(intmask(home), intmask(name))
     if compartment is None:
-        return
+        return None
     if kind == r_uint(spec.JOINED) or kind == r_uint(spec.ENDED) or kind == r_uint(spec.STOPPED):
         if not compartment.is_branch():
             to_home(compartment, intmask(kind))
@@ -111,6 +117,8 @@ def take(kind, size):
         vcpu = compartment.vcpus[intmask(index)]
         if vcpu is not None and compartment.state == call.STATE_RUNNING and compartment.leaving == 0:
             about_vcpu(compartment, vcpu, intmask(kind), size)
+            return compartment
+    return None
 
 
 def find(home, name):

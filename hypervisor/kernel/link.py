@@ -26,7 +26,7 @@ R1 = r_uint(1)
 NOBODY = -1
 CAPACITY = r_uint(spec.CAPACITY)
 HEAD, TAIL, STARVED = spec.STATUS['HEAD_0'], spec.STATUS['TAIL_0'], spec.STATUS['STARVED_0']
-STATE, TEXT_BYTES = spec.STATUS['STATE'], spec.STATUS['TEXT_BYTES']
+STATE, TEXT_BYTES, HELD = spec.STATUS['STATE'], spec.STATUS['TEXT_BYTES'], spec.STATUS['HELD']
 
 
 def of(core):

@@ -8,6 +8,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import cpu
 from hypervisor.kernel import limit
 from hypervisor.kernel.compartment import bounds, compartments
+from hypervisor.kernel.hold import holds
 from hypervisor.kernel.line import lines
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
@@ -17,6 +18,7 @@ from hypervisor.spec.cpu import VECTOR_DOORBELL
 
 R0 = r_uint(0)
 LONGEST_DEBT = 10                   # periods
+AROUND = 2                          # a doorbell's exit and entry take about as long as its message
 
 
 def passed(now, moment):
@@ -102,6 +104,20 @@ class Scheduler(object):
         if self.rivals == 0 and own.virtual > self.clock:
             self.clock = own.virtual
 
+    def bill(self, compartment, spent):
+        """Another core's message about this compartment has cost so much. What it has interrupted does not pay for it; and when the messages of
+        this period have cost what the compartment is promised, the rest of them waits for the next, or until it runs."""
+        if compartment is self.compartment:
+            return
+        self.charged += spent
+        self.since += spent
+        if compartment.share.hear(intmask(spent) * AROUND) and self.compartment.wants():
+            holds.hold(compartment)
+            if self.period_end < self.slice_end:
+                self.slice_end = self.period_end
+            if self.period_end < self.armed:
+                self.arm_at(self.since, self.period_end)
+
     def renew(self, now):
         """A period has ended, or several have while nobody looked."""
         periods = (now - self.period_end) // self.period_ticks + 1
@@ -111,6 +127,8 @@ class Scheduler(object):
             compartment = compartments[n]
             compartment.share.renew(intmask(periods), compartment.wants())
             n += 1
+        if holds.bits != R0:
+            holds.lift()
 
     def pick(self):
         """Decide what runs next, in `compartment` and `vcpu`; sleeps while nothing is ready."""
@@ -146,6 +164,8 @@ class Scheduler(object):
             self.vcpu = None
         elif first is not self.compartment or self.vcpu is None or not self.vcpu.ready:
             self.vcpu = first.next_vcpu()
+        if first is not self.compartment and first.share.heard != 0 and holds.bits != R0:
+            holds.lift()
         self.compartment = first
         self.start_slice(self.since)
 
@@ -285,6 +305,8 @@ class Scheduler(object):
             length = self.period_end - now
         if own.limit != 0 and r_uint(own.allowance) < length:
             length = r_uint(own.allowance)
+        if holds.bits != R0 and self.period_end - now < length:
+            length = self.period_end - now
         self.woken = False
         self.slice_start = now
         self.slice_end = now + length
@@ -444,6 +466,8 @@ class Scheduler(object):
 
     def sleep(self):
         """Nobody may run: wait for an interrupt, or for the next period if that will let somebody."""
+        if holds.bits != R0:
+            holds.lift()
         now = cpu.rdtsc()
         self.since = now
         until = now + self.alone_ticks

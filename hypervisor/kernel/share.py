@@ -26,6 +26,8 @@ class Share(object):
         self.budget = 0             # left of what is promised
         self.allowance = 0          # left of the limit
         self.reserve = 0            # of the budget, kept though nothing is wanted
+        self.hearing = 0            # what messages about it may cost in each period, 0: nothing is set yet
+        self.heard = 0              # what they have cost in this one
         self.virtual = 0            # what it had beyond its promise, divided by its weight
         self.scale = 0
         self.slowness = 1 << SLOWNESS_SHIFT
@@ -37,6 +39,7 @@ class Share(object):
         self.hundredths = entitlement
         self.promised = entitlement * hundredth
         self.limit = cap * hundredth
+        self.hearing = max(self.promised, hundredth)
         self.budget = self.promised
         self.allowance = self.limit
         self.scale = 0
@@ -61,6 +64,7 @@ class Share(object):
             allowance = most
         self.budget = budget
         self.allowance = allowance
+        self.heard = 0
 
     def arrive(self, clock):
         """It wants the processor again. Having wanted nothing gives no claim on what the others share beyond their promises."""
@@ -84,3 +88,9 @@ class Share(object):
             self.budget -= spent
         else:
             self.virtual += (spent * self.slowness) >> SLOWNESS_SHIFT
+
+    def hear(self, spent):
+        """Charge what messages about it have cost. Returns whether that is enough for this period."""
+        self.charge(spent, self.budget > 0)
+        self.heard += spent
+        return self.hearing != 0 and self.heard > self.hearing

@@ -7,6 +7,7 @@ from hypervisor.kernel import state
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import NO_NAME, bounds, compartments, manager
 from hypervisor.kernel.core import this
+from hypervisor.kernel.hold import holds_back
 from hypervisor.kernel.link import links, wires
 from hypervisor.kernel.news import news
 from hypervisor.kernel.offer import offers
@@ -27,6 +28,7 @@ WHAT, OFFSET, VALUE = [spec.ASK_FIELDS[name] for name in ('WHAT', 'OFFSET', 'VAL
 HOW, DETAIL = spec.END_FIELDS['HOW'], spec.END_FIELDS['DETAIL']
 TICKS, EXITS = spec.COUNT_FIELDS['TICKS'], spec.COUNT_FIELDS['EXITS']
 IRR, TMR, FLAGS, VECTOR = [spec.RAISE_FIELDS[name] for name in ('IRR', 'TMR', 'FLAGS', 'VECTOR')]
+TO_ITS_CORE, TO_ITS_HOME = marks.ANSWER | marks.ASK | marks.RAISE, marks.EXIT | marks.RESULT
 BASE, LDR, DFR, SVR = [spec.ADDRESS_FIELDS[name] for name in ('BASE', 'LDR', 'DFR', 'SVR')]
 
 
@@ -100,18 +102,28 @@ class Wire(object):
             compartment.name = NO_NAME          # its home expects nothing more
 
     def flush_vcpu(self, vcpu):
+        """What a core wants to hear nothing of finds no room either."""
+        compartment = vcpu.compartment
+        if vcpu.news & TO_ITS_CORE and not holds_back(vcpu.core, compartment):
+            self.tell_its_core(vcpu)
+        if vcpu.news & TO_ITS_HOME and not holds_back(compartment.home, compartment):
+            self.tell_its_home(vcpu)
+        if vcpu.news & marks.ADDRESS and self.send_address(vcpu):
+            vcpu.news &= ~marks.ADDRESS
+
+    def tell_its_core(self, vcpu):
         if vcpu.news & marks.ANSWER and self.send_answer(vcpu):
             vcpu.news &= ~marks.ANSWER
         if vcpu.news & marks.ASK and self.send_ask(vcpu):
             vcpu.news &= ~marks.ASK
         if vcpu.news & marks.RAISE and self.send_requests(vcpu):
             vcpu.news &= ~marks.RAISE
+
+    def tell_its_home(self, vcpu):
         if vcpu.news & marks.EXIT and self.send_exit(vcpu):
             vcpu.news &= ~marks.EXIT
         if vcpu.news & marks.RESULT and self.send_result(vcpu):
             vcpu.news &= ~marks.RESULT
-        if vcpu.news & marks.ADDRESS and self.send_address(vcpu):
-            vcpu.news &= ~marks.ADDRESS
 
     # -- from home
 
@@ -241,7 +253,7 @@ class Wire(object):
         compartment, apic = vcpu.compartment, vcpu.apic
         core = 0
         while core < this.count:
-            if (vcpu.untold >> core) & 1 != 0:
+            if (vcpu.untold >> core) & 1 != 0 and not holds_back(core, compartment):
                 self.begin(spec.ADDRESS, compartment.home, compartment.name, vcpu.index)
                 self.put(BASE, apic.base)
                 self.put(LDR, apic.ldr)

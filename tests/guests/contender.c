@@ -3,7 +3,8 @@
  * (host_tsc) can be compared. One line for each:  contender: window K had R of W
  *
  * how=0        0 spins; 1 CPUID without end; 2 hypercalls; 3 interrupts itself; 4 spins, and its timer fires all the time;
- *              5 halts at once whenever its timer wakes it; 6 the same, and works for `work` instructions each time
+ *              5 halts at once whenever its timer wakes it; 6 the same, and works for `work` instructions each time;
+ *              7 sends NMIs to its second processor, which nobody has started
  * windows=2    whole ones to measure;  window=1000  milliseconds
  * from=0       the first of them: the one that begins so many milliseconds of the TSC after zero, or the next one, if that is later
  * gap=50       microseconds that no turn takes
@@ -11,10 +12,10 @@
 #include "runtime.h"
 #include "irq.h"
 
-enum { MSR_APIC_BASE = 0x1b, X2APIC_MODE = 1 << 10, X2APIC_EOI = 0x80b, X2APIC_SPURIOUS = 0x80f, X2APIC_LVT_TIMER = 0x832,
+enum { MSR_APIC_BASE = 0x1b, X2APIC_MODE = 1 << 10, X2APIC_EOI = 0x80b, X2APIC_SPURIOUS = 0x80f, X2APIC_ICR = 0x830, X2APIC_LVT_TIMER = 0x832,
        X2APIC_INITIAL = 0x838, X2APIC_DIVIDE = 0x83e, X2APIC_SELF_IPI = 0x83f };
-enum { PERIODIC = 1 << 17, DIVIDE_BY_1 = 0xb, TICKS_PER_COUNT = 16, VECTOR = 0x41 };
-enum { SPINS, ASKS, CALLS, INTERRUPTS, FIRES, HALTS, WORKS };
+enum { PERIODIC = 1 << 17, DIVIDE_BY_1 = 0xb, TICKS_PER_COUNT = 16, VECTOR = 0x41, ASSERT_NMI = 0x4400 };
+enum { SPINS, ASKS, CALLS, INTERRUPTS, FIRES, HALTS, WORKS, FLOODS };
 enum { MOST_WINDOWS = 16 };
 enum { LEAF_TIMING = 0x40000010 };
 
@@ -63,6 +64,8 @@ static void one_turn(word how, word work)
         hypercall();
     else if (how == INTERRUPTS)
         wrmsr(X2APIC_SELF_IPI, VECTOR);
+    else if (how == FLOODS)
+        wrmsr(X2APIC_ICR, 1ul << 32 | ASSERT_NMI);
     else if (how == HALTS || how == WORKS) {
         asm volatile("hlt");
         spin(work / 2);
@@ -77,7 +80,7 @@ int main(void)
     word had[MOST_WINDOWS], first, last, end;
     if (windows > MOST_WINDOWS)
         windows = MOST_WINDOWS;
-    open_apic(how >= FIRES, khz * option("every", 100) / 1000);
+    open_apic(how >= FIRES && how <= WORKS, khz * option("every", 100) / 1000);
     memset(had, 0, sizeof had);
     amd = cpuid(0, 0).ebx == 0x68747541;       /* "Auth" */
     print("contender: ready, a window is %lu ticks\n", length);

@@ -6,8 +6,9 @@ import pytest
 
 from hypervisor.hw import cpu as hw_cpu
 from hypervisor.hw import image
-from hypervisor.kernel import interrupts, panic
+from hypervisor.kernel import away, interrupts, panic
 from hypervisor.kernel.compartment import NO_NAME, compartments, manager
+from hypervisor.kernel.hold import holds
 from hypervisor.kernel.link import wires
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.news import news
@@ -769,6 +770,97 @@ def test_requests_wait_and_come_together(pair):
     pair.settle()
     pair.on(1)
     assert requests(1) == set([VECTOR, 0x31, 0x32, 0xe3])
+
+
+COST = 50000                    # ticks of a message in these tests
+ENOUGH = 40
+
+
+class Slow(object):
+    """In the place of hw.cpu: a message takes COST ticks."""
+
+    def __init__(self, pair):
+        self.pair = pair
+
+    def rdtsc(self):
+        self.pair.box.cpu.tsc += COST
+        return hw_cpu.rdtsc()
+
+
+def slowly(pair, monkeypatch, entitlement):
+    """The branch has a promise on core 1, where the manager is at work. Returns the branch's share."""
+    start_second(pair)
+    enable(pair)
+    pair.on(1)
+    monkeypatch.setattr(away, 'cpu', Slow(pair))
+    scheduler.promise(compartments[VM], entitlement, 0, 100)
+    manager.task.wake()
+    scheduler.charge(hw_cpu.rdtsc())
+    scheduler.compartment, scheduler.vcpu, scheduler.since = manager, None, hw_cpu.rdtsc()
+    scheduler.start_slice(scheduler.since)
+    return compartments[VM].share
+
+
+def say(pair, vector=VECTOR):
+    pair.on(0)
+    interrupts.send(vcpus()[0], r_uint(ASSERT | vector), r_uint(1))
+    pair.settle()
+    pair.on(1)
+
+
+@pytest.mark.parametrize('entitlement', [1, 20])
+def test_messages_are_paid_by_whom_they_are_about_and_cost_no_more_than_it_is_promised(pair, monkeypatch, entitlement):
+    own = slowly(pair, monkeypatch, entitlement)
+    period = int(scheduler.period_ticks)
+    budget, began = own.budget, int(scheduler.charged)
+    count = 0
+    while not int(holds.bits):
+        say(pair)
+        count += 1
+        assert count < ENOUGH
+    assert own.heard >= 2 * COST * count and int(scheduler.charged) >= began + COST * count     # what it has interrupted does not pay
+    assert budget - own.budget + own.virtual >= own.heard > own.promised == entitlement * (period // 100)
+    assert own.heard - own.promised <= 4 * COST
+    say(pair, VECTOR + 1)
+    say(pair, VECTOR + 2)
+    assert requests(1) == set([VECTOR])
+    assert int(scheduler.armed) <= max(int(scheduler.period_end), hw_cpu.rdtsc() + int(scheduler.shortest))
+    pair.box.cpu.tsc = max(pair.box.cpu.tsc, int(scheduler.period_end))
+    scheduler.tick()
+    assert not int(holds.bits) and own.heard == 0
+    pair.settle()
+    pair.on(1)
+    assert requests(1) == set([VECTOR, VECTOR + 1, VECTOR + 2])
+
+
+def test_messages_wait_for_nobody_who_sleeps_and_not_when_their_own_vm_runs(pair, monkeypatch):
+    own = slowly(pair, monkeypatch, 1)
+    manager.task.ready = False
+    for n in range(ENOUGH):
+        say(pair)
+    assert not int(holds.bits) and own.heard > own.promised
+    manager.task.wake()
+    say(pair)
+    assert int(holds.bits)
+    manager.task.ready = False
+    scheduler.elect()
+    assert scheduler.compartment is compartments[VM] and not int(holds.bits)
+    heard = own.heard
+    say(pair)
+    assert own.heard == heard and not int(holds.bits)
+
+
+def test_who_is_held_back_hears_of_it_when_nobody_wants_the_processor(pair, monkeypatch):
+    slowly(pair, monkeypatch, 1)
+    while not int(holds.bits):
+        say(pair)
+    say(pair, VECTOR + 1)
+    vcpus()[1].ready = manager.task.ready = False
+    scheduler.sleep()
+    assert not int(holds.bits)
+    pair.settle()
+    pair.on(1)
+    assert requests(1) == set([VECTOR, VECTOR + 1])
 
 
 @pytest.mark.parametrize('seed', range(10))
