@@ -10,7 +10,7 @@ from hypervisor.spec import lapic, refusal
 from hypervisor.spec.cpu import VECTOR_SPURIOUS, VECTOR_TIMER
 
 R0 = r_uint(0)
-SHORT = lapic.PIT_HZ // 400             # counts of the PIT: 2.5 ms, which is enough where a port is read at once
+SHORT = lapic.PIT_HZ // 450             # counts of the PIT: 2.2 ms, which is enough where a port is read at once
 LONG = lapic.PIT_HZ // 100              # a hundredth of a second
 CALIBRATIONS = 8
 SHARP = r_uint(2000)                    # good enough: 1 / 2000 of the interval left open
