@@ -3,6 +3,8 @@
 #ifndef BULKHEAD_HW_TASK_H
 #define BULKHEAD_HW_TASK_H
 
+#include "spec.h"
+
 void bulkhead_seal_heap(void);      /* boot/runtime.c */
 
 static unsigned long bh_last_value __attribute__((unused));
@@ -19,6 +21,18 @@ static inline unsigned long bh_kernel_call(unsigned long number, unsigned long a
                      : "D"(a1), "S"(a2), "r"(r10), "r"(r8), "r"(r9)
                      : "memory", "cc");
     bh_last_value = a3;
+    return number;
+}
+
+/* VCPU_RUN, after which no register but RSP is as it was. */
+static inline unsigned long bh_vcpu_run(unsigned long vcpu, unsigned long deadline)
+{
+    unsigned long number = CALL_VCPU_RUN, value;
+    __asm__ volatile("int $0x80"
+                     : "+a"(number), "=d"(value), "+D"(vcpu), "+S"(deadline)
+                     :
+                     : "memory", "cc", "rbx", "rcx", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15");
+    bh_last_value = value;
     return number;
 }
 

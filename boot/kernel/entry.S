@@ -15,6 +15,9 @@ entry_stubs:
     .set vector, 0
     .rept 256
     .balign 16
+    .if vector == CALL_GATE
+    jmp  called
+    .else
     .if vector < 32
     .if ((VECTOR_ERROR_MASK >> vector) & 1) == 0
     pushq $0
@@ -24,11 +27,12 @@ entry_stubs:
     .endif
     pushq $vector
     jmp  entered
+    .endif
     .set vector, vector + 1
     .endr
 
 /* Called by the processor through a stub. On the stack: vector, error, RIP, CS, RFLAGS, RSP, SS.
- * From ring 3: save the task's registers in its area and return from task_run with the vector.
+ * From ring 3: save the task's registers in its area and return to where it was entered, with the vector.
  * From ring 0: vectors from 32 on are noted in `pending_vector`; everything below is a fault of the kernel. */
 entered:
     cld
@@ -61,13 +65,32 @@ entered:
     popq AREA_RSP(%rax)
     movq run_stack, %rsp
     movq %rdx, %rax
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
     ret
+
+/* The call gate's stub. On the stack: RIP, CS, RFLAGS, RSP, SS. VCPU_RUN keeps no register but RSP (docs/abi.md): save its arguments, RIP, RSP
+ * and RFLAGS, and return as `entered` does, which has all other calls. (And what does not come from ring 3: an interrupt of that vector.) */
+called:
+    cmpq $CALL_VCPU_RUN, %rax
+    jne  1f
+    testb $3, 8(%rsp)
+    jz   1f
+    cld
+    movq kernel_root(%rip), %rax
+    movq %rax, %cr3
+    movq current_area, %rax
+    movq $CALL_VCPU_RUN, AREA_RAX(%rax)
+    movq %rdi, AREA_RDI(%rax)
+    movq %rsi, AREA_RSI(%rax)
+    popq AREA_RIP(%rax)
+    addq $8, %rsp
+    popq AREA_RFLAGS(%rax)
+    popq AREA_RSP(%rax)
+    movq run_stack, %rsp
+    movl $CALL_GATE, %eax
+    ret
+1:  pushq $0
+    pushq $CALL_GATE
+    jmp  entered
 
 entered_from_kernel:
     cmpq $32, (%rsp)
@@ -84,6 +107,34 @@ entered_from_kernel:
 entry_leave:
     movq %rax, %cr3
     popq %rax
+    iretq
+
+/* unsigned long enter_vmm(void), called by svm.S and vmx.S: RBX = the area of a vCPU, whose VMM waits in VCPU_RUN. Answers that call (OK,
+ * and that this vCPU has exited), runs the VMM as bh_task_run does, and returns the vector; no register is kept.
+ * The call has kept none of the VMM's (docs/abi.md): RBP and R12 to R15 are the guest's, which its VMM may know; the others are cleared. */
+    .global enter_vmm
+enter_vmm:
+    movq %rsp, run_stack
+    movq VMM_AREA(%rbx), %rdi
+    movq %rdi, current_area
+    movq $entry_stack_top, %rsp
+    pushq $TASK_DS
+    pushq AREA_RSP(%rdi)
+    pushq AREA_RFLAGS(%rdi)
+    pushq $TASK_CS
+    pushq AREA_RIP(%rdi)
+    movq VMM_ROOT(%rbx), %rax
+    movq VMM_REASONS(%rbx), %rdx
+    xorl %ebx, %ebx
+    xorl %ecx, %ecx
+    xorl %esi, %esi
+    xorl %edi, %edi
+    xorl %r8d, %r8d
+    xorl %r9d, %r9d
+    xorl %r10d, %r10d
+    xorl %r11d, %r11d
+    movq %rax, %cr3
+    xorl %eax, %eax
     iretq
 
 /* A fault in ring 0 (or an NMI or machine check that nobody expected). Registers go to panic_area, then k_panic(panic_area). */
@@ -148,6 +199,16 @@ bh_task_run:
     pushq %r13
     pushq %r14
     pushq %r15
+    call enter_task
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    ret
+
+enter_task:
     movq %rsp, run_stack
     movq %rdi, current_area
     movq $entry_stack_top, %rsp

@@ -11,8 +11,10 @@
  * 5. at an exit the registers that a C function may change, and RBX, go to the area, and k_svm_quick (hypervisor/kernel/quick.py) is
  *    asked. Where it says QUICK_AGAIN the guest goes on, with what belongs to it still in the processor. GIF is off, so no NMI comes to
  *    the guest's TR; a fault of the kernel's own needs no TR, unless it is a double fault;
- * 6. otherwise VMSAVE and the rest of the registers; VMLOAD brings the kernel's TR back, which its fault stacks need; GIF on.
- * Returns what k_svm_quick has answered. On the stack meanwhile: area, vmcb hva, vmcb hpa, host vmcb hpa, and a word that aligns it.
+ * 6. otherwise VMSAVE and the rest of the registers; VMLOAD brings the kernel's TR back, which its fault stacks need; GIF on;
+ * 7. where it has said QUICK_HAND, k_svm_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and
+ *    k_svm_answered hears with which vector it has come back. QUICK_AGAIN: the guest goes on, from 2.
+ * Returns what was answered last. On the stack meanwhile: area, vmcb hva, vmcb hpa, host vmcb hpa, and a word that aligns it.
  * Deliberately does not save: FPU state, DR0-DR3, XCR0 (hypervisor/kernel/switch.py does when another vCPU runs). */
     .balign 16
     .global bh_svm_run
@@ -28,6 +30,7 @@ bh_svm_run:
     pushq %rdx
     pushq %rsi
     pushq %rdi
+enter:
     movq AREA_RAX(%rdi), %rax
     movq %rax, VMCB_RAX(%rsi)
     load_kept %rdi
@@ -59,6 +62,9 @@ again:
     vmload %rax
     stgi
     movq %rdx, %rax
+    cmpl $QUICK_HAND, %eax
+    je   hand
+leave:
     addq $40, %rsp
     popq %r15
     popq %r14
@@ -67,6 +73,19 @@ again:
     popq %rbp
     popq %rbx
     ret
+hand:
+    call k_svm_hand
+    cmpl $QUICK_TASK, %eax
+    jne  leave
+    call enter_vmm
+    movq %rax, %rdi
+    call k_svm_answered
+    cmpl $QUICK_AGAIN, %eax
+    jne  leave
+    movq (%rsp), %rdi
+    movq 8(%rsp), %rsi
+    movq 16(%rsp), %rdx
+    jmp  enter
 
 /* void bh_svm_save_host(host vmcb hpa): once per core, when TR and the rest are as the kernel wants them after each exit. */
     .global bh_svm_save_host

@@ -9,8 +9,10 @@
  * 3. VMLAUNCH the first time, VMRESUME later;
  * 4. an exit comes to bh_vmx_exit, with the area in RSP, which is HOST_RSP. The registers that a C function may change, and RBX, go to the
  *    area, and k_vmx_quick (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest goes on, with what else belongs to it
- *    still in the processor. Otherwise the rest of the registers and CR2 go to the area, and that answer is returned;
- * 5. when the instruction itself fails, return 1 (VMfailInvalid) or 2 (VMfailValid); the area is unchanged.
+ *    still in the processor. Otherwise the rest of the registers and CR2 go to the area, and that answer is returned, unless it is
+ * 5. QUICK_HAND: then k_vmx_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and k_vmx_answered hears
+ *    with which vector it has come back. QUICK_AGAIN: the guest goes on; nothing has changed CR2 since its exit;
+ * 6. when the instruction itself fails, return 1 (VMfailInvalid) or 2 (VMfailValid); the area is unchanged.
  * Nothing pushes on the area: interrupts are off, and NMI, #MC and #DF have stacks of their own.
  * An exit leaves GDTR with a limit of 64 KiB: LGDT again, or ring 3 could load descriptors out of whatever lies behind the GDT.
  * (IDTR's limit of 64 KiB does no harm: there are no vectors beyond 255.)
@@ -24,7 +26,7 @@ bh_vmx_run:
     pushq %r13
     pushq %r14
     pushq %r15
-    subq $8, %rsp                       /* the stack is aligned where k_vmx_quick is called */
+    pushq %rdi                          /* the area; and the stack is aligned where C functions are called */
     movq %rsp, VMX_HOST_STACK(%rdi)
     movq AREA_CR2(%rdi), %rax
     movq %cr2, %rcx
@@ -65,6 +67,8 @@ bh_vmx_exit:
     movq %cr2, %rcx
     movq %rcx, AREA_CR2(%rbx)
     lgdt host_gdt
+    cmpl $QUICK_HAND, %eax
+    je   hand
 leave:
     addq $8, %rsp
     popq %r15
@@ -74,6 +78,18 @@ leave:
     popq %rbp
     popq %rbx
     ret
+hand:
+    call k_vmx_hand
+    cmpl $QUICK_TASK, %eax
+    jne  leave
+    call enter_vmm
+    movq %rax, %rdi
+    call k_vmx_answered
+    cmpl $QUICK_AGAIN, %eax
+    jne  leave
+    movq (%rsp), %rbx
+    load_kept %rbx
+    jmp  again
 
 /* void bh_vmx_keep_gdt(void): once per core: the GDTR that exits bring back. */
     .global bh_vmx_keep_gdt

@@ -1,19 +1,20 @@
 """The crossing into an AMD guest.
 
 The double calls `fake_run[0](area, vmcb)`, which plays the guest on the VMCB in fake memory, and asks `fake_quick[0]` at each exit, as the
-assembly asks hypervisor/kernel/svm_quick.py; tests that are about the loop leave it out.
+assembly asks hypervisor/kernel/svm_quick.py, and `fake_straight[0]`, its `hand` and `answered`; tests that are about the loop leave these out.
 """
 from rpython.rlib.rarithmetic import r_uint
 from rpython.rtyper.lltypesystem import lltype, rffi
 from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
-from hypervisor.hw import memory
-from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_LEAVE
+from hypervisor.hw import cpu, memory
+from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_HAND, QUICK_LEAVE, QUICK_TASK, VMM
 from hypervisor.spec.svm import VMCB
 
 _ECI = ExternalCompilationInfo(includes=['hw/svm.h'])
 fake_run = [None]
 fake_quick = [None]
+fake_straight = [None]
 
 
 def _fake_run(area, vmcb, vmcb_hpa, host_hpa):
@@ -26,11 +27,28 @@ def _fake_run(area, vmcb, vmcb_hpa, host_hpa):
         memory.store64(in_vmcb, memory.load64(in_area))         # tests have all registers in the area; here the quick path finds RAX
         answer = fake_quick[0]()
         memory.store64(in_area, memory.load64(in_vmcb))
+        answer = go_straight(area, answer, fake_straight[0])
         if answer != QUICK_AGAIN:
             return r_uint(answer)
 
 
-# run(area hva, vmcb hva, vmcb hpa, host vmcb hpa): enters the guest; returns QUICK_LEAVE or QUICK_DONE when it has exited.
+def go_straight(area, answer, straight):
+    """What the assembly does about QUICK_HAND. straight: (hand, answered), or None."""
+    if answer != QUICK_HAND:
+        return answer
+    if straight is None:
+        return QUICK_LEAVE
+    hand, answered = straight
+    answer = hand()
+    if answer == QUICK_TASK:
+        vmm = memory.load64(area + VMM['AREA'])
+        memory.store64(vmm + AREA['RAX'], r_uint(0))
+        memory.store64(vmm + AREA['RDX'], memory.load64(area + VMM['REASONS']))
+        answer = answered(cpu.task_run(vmm, memory.load64(area + VMM['ROOT'])))
+    return answer
+
+
+# run(area hva, vmcb hva, vmcb hpa, host vmcb hpa): enters the guest; returns QUICK_LEAVE, QUICK_DONE or QUICK_TASK when it has exited.
 run = rffi.llexternal('bh_svm_run', [lltype.Unsigned] * 4, lltype.Unsigned, compilation_info=_ECI, _nowrapper=True,
                       _callable=_fake_run)
 # save_host(host vmcb hpa): VMSAVE.

@@ -12,6 +12,8 @@ from rpython.rlib.rarithmetic import r_uint
 from rpython.rtyper.lltypesystem import lltype, rffi
 from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
+from hypervisor.spec import call
+
 _ECI = ExternalCompilationInfo(includes=['hw/task.h'])
 
 EAX, EBX, ECX, EDX = r_uint(0), r_uint(1), r_uint(2), r_uint(3)     # `register` of cpuid()
@@ -38,6 +40,10 @@ def _fake_kernel_call(number, a1, a2, a3, a4, a5, a6):
     status, value = fake.kernel.call(int(number), int(a1), int(a2), int(a3), int(a4), int(a5), int(a6))
     fake.value = value
     return r_uint(status)
+
+
+def _fake_vcpu_run(vcpu, deadline):
+    return _fake_kernel_call(call.VCPU_RUN, vcpu, deadline, 0, 0, 0, 0)
 
 
 def _fake_kernel_value():
@@ -68,6 +74,8 @@ def _external(name, arguments, result, double):
 # kernel_call(number, a1 .. a6): the status.  kernel_value(): the value (RDX) of the last kernel_call.
 kernel_call = _external('bh_kernel_call', 7, lltype.Unsigned, _fake_kernel_call)
 kernel_value = _external('bh_kernel_value', 0, lltype.Unsigned, _fake_kernel_value)
+# vcpu_run(vcpu, deadline): that call, which keeps no registers.
+vcpu_run = _external('bh_vcpu_run', 2, lltype.Unsigned, _fake_vcpu_run)
 # rdtsc(): ticks.  cpuid(leaf, subleaf, register): one of the four results, 32 bits.
 rdtsc = _external('bh_rdtsc', 0, lltype.Unsigned, _fake_rdtsc)
 cpuid = _external('bh_cpuid', 3, lltype.Unsigned, _fake_cpuid)

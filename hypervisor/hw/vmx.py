@@ -7,6 +7,7 @@ from rpython.rlib.rarithmetic import r_uint
 from rpython.rtyper.lltypesystem import lltype, rffi
 from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
+from hypervisor.hw.svm import go_straight
 from hypervisor.spec import vmx as spec
 from hypervisor.spec.context import QUICK_AGAIN, QUICK_LEAVE
 
@@ -32,6 +33,7 @@ class FakeVmx(object):
         self.vmxon_result = SUCCEED
         self.run = None
         self.quick = None           # asked at each exit, as the assembly asks hypervisor/kernel/vmx_quick.py; None: nothing is
+        self.straight = None        # its `hand` and `answered`; None: they are not asked
 
     def fields(self):
         assert self.on and self.current != NO_VMCS, 'no current VMCS'
@@ -81,7 +83,7 @@ def _fake_run(area):
     while True:
         answer = fake.run(int(area), fake.fields())
         if answer == SUCCEED:
-            answer = fake.quick() if fake.quick else QUICK_LEAVE
+            answer = go_straight(area, fake.quick() if fake.quick else QUICK_LEAVE, fake.straight)
         if answer != QUICK_AGAIN:
             return r_uint(answer)
 
@@ -104,7 +106,7 @@ vmwrite = _external('vmwrite', 2, _V, _fake_vmwrite)
 # invept(type, eptp).  invvpid(type, vpid).
 invept = _external('invept', 2, _V, lambda kind, eptp: fake.log.append(('invept', int(kind), int(eptp))))
 invvpid = _external('invvpid', 2, _V, lambda kind, vpid: fake.log.append(('invvpid', int(kind), int(vpid))))
-# run(area): enters the guest of the current VMCS; returns QUICK_LEAVE or QUICK_DONE when it has exited, or FAIL_* if the instruction
+# run(area): enters the guest of the current VMCS; returns QUICK_LEAVE, QUICK_DONE or QUICK_TASK when it has exited, or FAIL_* if the instruction
 # itself failed.
 run = _external('vmx_run', 1, _U, _fake_run)
 # exit_address(): where an exit goes, for HOST_RIP.  keep_gdt(): once per core, before the first run.

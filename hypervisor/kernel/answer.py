@@ -15,7 +15,7 @@ from hypervisor.kernel.news import news
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
-from hypervisor.kernel.vcpu import RAX, RBX, RCX, RDX, vcpus
+from hypervisor.kernel.vcpu import RAX, RBX, RCX, RDX, exit_reasons, vcpus
 from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import answer as rules
@@ -97,7 +97,7 @@ def pass_on(vcpu):
 
 def tell(compartment, vcpu):
     vcpu.told = True
-    compartment.task.answer(status.OK, r_uint(call.REASON_EXIT) | r_uint(vcpu.index) << call.REASON_VCPU_SHIFT)
+    compartment.task.answer(status.OK, exit_reasons(vcpu))
 
 
 def take_answer(vcpu):
@@ -142,19 +142,35 @@ def take_answer(vcpu):
 
 def complete(vcpu, page):
     """Put the result where the instruction wants it, and step over it."""
-    result = memory.load64(page + ANSWER['RESULT'])
     kind = vcpu.exit_kind
     if kind == kinds.INTA:
-        switcher.vendor.interrupt(vcpu, intmask(result & r_uint(0xff)))
+        switcher.vendor.interrupt(vcpu, intmask(memory.load64(page + ANSWER['RESULT']) & r_uint(0xff)))
         vcpu.attention = True
         return
     if kind == kinds.IO:
-        if vcpu.exit_flags & r_uint(kinds.IO_IN) != R0:
-            vcpu.set_gpr(RAX, merged(vcpu.gpr(RAX), result, vcpu.exit_size))
+        complete_port(vcpu)
         if vcpu.port_hits != R0:
             advance_watched(vcpu)
             return
-    elif kind == kinds.MSR_READ:
+    else:
+        complete_registers(vcpu)
+    switcher.vendor.advance(vcpu)
+
+
+def complete_port(vcpu):
+    """What an IN has read goes to as much of RAX as it is wide."""
+    if vcpu.exit_flags & r_uint(kinds.IO_IN) != R0:
+        vcpu.set_gpr(RAX, merged(vcpu.gpr(RAX), memory.load64(vcpu.page + ANSWER['RESULT']), vcpu.exit_size))
+
+
+complete_port._always_inline_ = True
+
+
+def complete_registers(vcpu):
+    """The results of RDMSR and CPUID."""
+    page, kind = vcpu.page, vcpu.exit_kind
+    result = memory.load64(page + ANSWER['RESULT'])
+    if kind == kinds.MSR_READ:
         vcpu.set_gpr(RAX, result & LOW32)
         vcpu.set_gpr(RDX, result >> 32)
     elif kind == kinds.CPUID:
@@ -163,7 +179,6 @@ def complete(vcpu, page):
         vcpu.set_gpr(RBX, result >> 32)
         vcpu.set_gpr(RCX, other & LOW32)
         vcpu.set_gpr(RDX, other >> 32)
-    switcher.vendor.advance(vcpu)
 
 
 @dont_inline                            # nearly no answer comes here
@@ -202,13 +217,7 @@ def write_mirrored(vcpu, groups):
 
 def deliver(vcpu):
     """An exit is the VMM's business: fill the vCPU page and make the VMM ready."""
-    page = vcpu.page
-    memory.store64(page + EXIT['KIND'], r_uint(vcpu.exit_kind))
-    memory.store64(page + EXIT['LENGTH'], vcpu.exit_length)
-    memory.store64(page + EXIT['SELECTOR'], vcpu.exit_selector)
-    memory.store64(page + EXIT['SIZE'], vcpu.exit_size)
-    memory.store64(page + EXIT['FLAGS'], vcpu.exit_flags)
-    memory.store64(page + EXIT['VALUE'], vcpu.exit_value)
+    write_exit(vcpu)
     if vcpu.exit_kind == kinds.MEMORY:
         state.write(vcpu, r_uint(MEMORY_BRINGS))        # an instruction has to be emulated: that saves the VMM a call
     vcpu.outstanding = True
@@ -218,6 +227,21 @@ def deliver(vcpu):
         news.of_vcpu(vcpu, marks.EXIT)
     else:
         announce(vcpu)
+
+
+def write_exit(vcpu):
+    """The exit part of the vCPU page."""
+    page, length, selector = vcpu.page, vcpu.exit_length, vcpu.exit_selector
+    size, flags, value = vcpu.exit_size, vcpu.exit_flags, vcpu.exit_value
+    memory.store64(page + EXIT['KIND'], r_uint(vcpu.exit_kind))
+    memory.store64(page + EXIT['LENGTH'], length)
+    memory.store64(page + EXIT['SELECTOR'], selector)
+    memory.store64(page + EXIT['SIZE'], size)
+    memory.store64(page + EXIT['FLAGS'], flags)
+    memory.store64(page + EXIT['VALUE'], value)
+
+
+write_exit._always_inline_ = True
 
 
 def announce(vcpu):

@@ -14,7 +14,7 @@ from hypervisor.kernel.paging import TASK_TABLE, kernel_leaf, task_leaf
 from hypervisor.kernel.ring import rings
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import NOT_BLOCKED
-from hypervisor.kernel.vcpu import vcpus
+from hypervisor.kernel.vcpu import exit_reasons, vcpus
 from hypervisor.spec import call, context, ending, status, xsave
 from hypervisor.spec import exit as kinds
 from hypervisor.spec.layout import PAGE, TASK_PAGE, VCPU_PAGE
@@ -124,6 +124,7 @@ def create_vcpu(compartment, slot, core):
         return status.NO_ROOM
     vcpu = vcpus[n]
     vcpu.compartment = compartment
+    vcpu.task = compartment.task
     vcpu.index = compartment.vcpu_count
     vcpu.core = core
     vcpu.away = core != this.number
@@ -143,6 +144,7 @@ def create_vcpu(compartment, slot, core):
         compartment.here += 1
     bounds.include(compartment)
     compartment.set_slot(slot, VCPU, r_uint(n), R0)
+    vcpu.slot = r_uint(slot)
     return status.OK
 
 
@@ -208,6 +210,9 @@ def open_vcpu(vcpu, compartment):
     vcpu.area = base + context.PRIVATE_AREA
     vcpu.cpuid = base + context.PRIVATE_CPUID
     vcpu.fpu = base + context.PRIVATE_FPU
+    memory.store64(vcpu.area + context.VMM['AREA'], compartment.task.area)
+    memory.store64(vcpu.area + context.VMM['ROOT'], compartment.space.root)
+    memory.store64(vcpu.area + context.VMM['REASONS'], exit_reasons(vcpu))
     reset_vcpu(vcpu)
     vcpu.tag = compartment.tag
     code = switcher.vendor.create(vcpu)

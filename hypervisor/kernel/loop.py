@@ -8,6 +8,7 @@ from hypervisor.hw import cpu
 from hypervisor.kernel import calls, exits, interrupts, panic
 from hypervisor.kernel.news import news
 from hypervisor.kernel.scheduler import scheduler
+from hypervisor.kernel.straight import back
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.wire import wire
 from hypervisor.spec import call, ending
@@ -40,11 +41,17 @@ def run_vcpu(vcpu):
         return
     if switcher.vendor.run(vcpu):
         exits.handle(vcpu)
+    elif back.pending:
+        back.pending = False
+        come_back(vcpu.compartment, back.vector)
 
 
 def run_task(compartment):
-    task = compartment.task
-    vector = cpu.task_run(task.area, compartment.space.root)
+    come_back(compartment, cpu.task_run(compartment.task.area, compartment.space.root))
+
+
+def come_back(compartment, vector):
+    """A task has run, and this has ended it."""
     if vector == GATE:
         calls.dispatch(compartment)
     elif vector >= r_uint(32):

@@ -7,6 +7,7 @@ same and everything else, and tests hold the two against each other (tests/unit/
 `quick_path(words)` makes the functions once for each vendor. `words` says how a vendor tells them what it knows:
     reason(vcpu)                the exit's code: CPUID, HYPERCALL, and MSR_READ or MSR_WRITE as is_msr_read and is_msr_write find them
     rax(vcpu), set_rax          where RAX is while the quick path runs; the registers that C functions may change are in the area
+    IO, MEMORY                  likewise: those that are the VMM's
     efer(vcpu), cr4(vcpu)       as the guest reads them
     set_efer(vcpu, value)       with LME and LMA as they are
     set_pat(vcpu, value)
@@ -20,12 +21,13 @@ from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
+from hypervisor.kernel.interrupts import is_msr
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.vcpu import RBX, RCX, RDX
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import lapic
-from hypervisor.spec.context import QUICK_AGAIN, QUICK_DONE, QUICK_LEAVE
+from hypervisor.spec.context import QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
 from hypervisor.spec.vcpu import CPUID_ASK, CPUID_CLASSES, CPUID_LEAVES, CPUID_TABLE
 
 R0 = r_uint(0)
@@ -48,7 +50,8 @@ def quick_path(words):
 
     def answer():
         """Returns QUICK_AGAIN when the exit is finished and the guest may go on, QUICK_DONE when it is finished and something has to be
-        looked at first, QUICK_LEAVE when nothing has been done."""
+        looked at first, QUICK_HAND or QUICK_LEAVE when nothing has been done: the exit is the VMM's, and straight.py may know better
+        than the loop."""
         vcpu = switcher.owner
         if vcpu.once:
             return QUICK_LEAVE
@@ -61,6 +64,8 @@ def quick_path(words):
             return msr_read(vcpu)
         if reason == words.HYPERCALL:
             return hypercall(vcpu)
+        if reason == words.IO or reason == words.MEMORY:
+            return QUICK_HAND
         return QUICK_LEAVE
 
     def cpuid(vcpu):
@@ -74,7 +79,9 @@ def quick_path(words):
             table += TABLE_EXTENDED
         else:
             return QUICK_LEAVE
-        if (asked >> intmask(index)) & 1 != R0 or not step_over(vcpu, words.CPUID_BYTES):
+        if (asked >> intmask(index)) & 1 != R0:
+            return QUICK_HAND
+        if not step_over(vcpu, words.CPUID_BYTES):
             return QUICK_LEAVE
         vcpu.quick_cpuid += 1
         table += index * 16
@@ -115,7 +122,7 @@ def quick_path(words):
         elif number == MSR_TSC_DEADLINE:
             value = vcpu.apic.read_deadline()
         else:
-            return QUICK_LEAVE
+            return other_msr(number)
         if not step_over(vcpu, words.MSR_BYTES):
             return QUICK_LEAVE
         vcpu.quick_msr_read += 1
@@ -137,7 +144,10 @@ def quick_path(words):
             return pat(vcpu, value)
         if number == MSR_EFER:
             return efer(vcpu, value)
-        return QUICK_LEAVE
+        return other_msr(number)
+
+    def other_msr(number):
+        return QUICK_LEAVE if is_msr(number) else QUICK_HAND
 
     def end_of_interrupt(vcpu, value):
         """The end of a level-triggered interrupt is the VMM's business too."""

@@ -269,11 +269,16 @@ class Scheduler(object):
         if moment < self.armed:
             self.arm_at(now, moment)
 
-    def account(self):
-        """Charge the time since `since` to what ran, and to the VMM's debt if it owes an answer."""
+    def lap(self):
+        """What runs now ends here: the ticks since it began."""
         now = cpu.rdtsc()
         spent = now - self.since
         self.since = now
+        return spent
+
+    def account(self):
+        """Charge the time since `since` to what ran, and to the VMM's debt if it owes an answer."""
+        spent = self.lap()
         if self.vcpu is not None:
             self.vcpu.ticks += spent
             return

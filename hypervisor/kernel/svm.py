@@ -4,9 +4,10 @@ from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import svm as hw
-from hypervisor.kernel import breakpoint, limit, svm_check
+from hypervisor.kernel import limit, svm_check, svm_exit
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.svm_quick import Words, processor
+from hypervisor.kernel.svm_exit import attributes, processor
+from hypervisor.kernel.svm_quick import Words
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.kernel.vendor import Vendor
 from hypervisor.spec import cpu as bits
@@ -15,7 +16,7 @@ from hypervisor.spec import refusal, status
 from hypervisor.spec import state as fields
 from hypervisor.spec import svm
 from hypervisor.spec.call import EXECUTE, WRITE
-from hypervisor.spec.context import QUICK_DONE
+from hypervisor.spec.context import QUICK_LEAVE
 from hypervisor.spec.paging import LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE
 from hypervisor.spec.vcpu import SEGMENTS, UNUSABLE
 
@@ -25,8 +26,6 @@ VMCB = svm.VMCB
 SVME = r_uint(bits.EFER_SVME)
 PASSED_THROUGH = [bits.MSR_FS_BASE, bits.MSR_GS_BASE, bits.MSR_KERNEL_GS_BASE, bits.MSR_STAR, bits.MSR_LSTAR, bits.MSR_CSTAR,
                   bits.MSR_SFMASK, bits.MSR_SYSENTER_CS, bits.MSR_SYSENTER_ESP, bits.MSR_SYSENTER_EIP]
-PRIVILEGED = ['INVLPGA', 'VMRUN', 'VMLOAD', 'VMSAVE', 'STGI', 'CLGI', 'SKINIT', 'RDTSCP', 'MONITOR', 'MWAIT', 'MWAIT_CONDITIONAL', 'RSM', 'RDPRU',
-              'RDPMC']
 
 # What each state field is in the VMCB: (offset, bytes)
 WIDTHS = dict((name, (offset, width)) for name, offset, width in svm.SAVE + svm.CONTROL)
@@ -47,40 +46,18 @@ def _how(name):
 WRITERS = unrolling_iterable([
     (r_uint(_group), unrolling_iterable([(_offset, WIDTHS[fields.FIELDS[_field]][0], _how(fields.FIELDS[_field])) for _field, _offset in _places]))
     for _group, _places in fields.GROUPED])
-CS_ATTRIBUTES, SS_ATTRIBUTES = OFFSETS[fields.CS_ATTRIBUTES], OFFSETS[fields.SS_ATTRIBUTES]
 IS_ATTRIBUTES = [name.endswith('_ATTRIBUTES') for name in fields.FIELDS]
-
-# Exit code -> kind, and -> length of the plain instruction, for codes below 0x90
-KIND = [kinds.UNKNOWN] * 0x90
-LENGTH = [0] * 0x90
-for _name, _kind in [('INTR', kinds.INTERRUPT), ('NMI', kinds.NMI), ('SMI', kinds.NMI), ('CPUID', kinds.CPUID), ('HLT', kinds.HLT),
-                     ('INVD', kinds.IGNORED), ('WBINVD', kinds.IGNORED), ('IOIO', kinds.IO), ('MSR', kinds.MSR_READ),
-                     ('TASK_SWITCH', kinds.EXCEPTION), ('FERR_FREEZE', kinds.EXCEPTION), ('SHUTDOWN', kinds.SHUTDOWN), ('VMMCALL', kinds.HYPERCALL),
-                     ('XSETBV', kinds.XSETBV), ('VINTR', kinds.WINDOW), ('IRET', kinds.WINDOW)] + [(name, kinds.PRIVILEGED) for name in PRIVILEGED]:
-    KIND[getattr(svm, 'EXIT_' + _name)] = _kind
-for _name, _length in svm.LENGTHS:
-    LENGTH[getattr(svm, 'EXIT_' + _name)] = _length
-KIND[svm.EXIT_WRITE_CR8] = kinds.WINDOW                     # only while TPR holds something back
-KIND[svm.EXIT_EXCEPTION + bits.VECTOR_DB] = kinds.WINDOW    # only while one instruction is stepped over
-KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own handler has seen it
 EXIT_DEBUG = r_uint(svm.EXIT_EXCEPTION + bits.VECTOR_DB)
 DR6_INITIAL, DR7_INITIAL = r_uint(bits.DR6_RESET), r_uint(bits.DR7_RESET)
 DR6_CONDITIONS, DR6_BS = r_uint(0xf), r_uint(1 << 14)
 STEP_NONE, STEP_IRET, STEP_OTHER = range(3)
-SOFTWARE_EXCEPTIONS = r_uint(1 << bits.VECTOR_BP | 1 << bits.VECTOR_OF)
 INTERCEPT_ALL = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name not in svm.NOT_ALWAYS))
 INTERCEPT_VINTR = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'VINTR'))
 INTERCEPT_IRET = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'IRET'))
 
 
-assert (svm.IOIO_IN, svm.IOIO_STRING >> 1, svm.IOIO_REPEAT >> 1) == (kinds.IO_IN, kinds.IO_STRING, kinds.IO_REPEAT)
-
-
 class Svm(Vendor):
-    """nrips: the processor tells the next RIP at instruction intercepts."""
-
     def __init__(self):
-        self.nrips = False
         self.host = R0              # hpa of the host's VMLOAD area
         self.msrpm = R0             # hpa of the permission maps, the same for all guests
         self.iopm = R0
@@ -95,8 +72,7 @@ class Svm(Vendor):
             return refusal.SVM_DISABLED
         if cpu.cpuid(r_uint(svm.CPUID_LEAF), R0, r_uint(1)) <= r_uint(limit.COMPARTMENTS):
             return refusal.NO_ASIDS
-        self.nrips = features & r_uint(svm.CPUID_NRIPS) != R0
-        processor.nrips = self.nrips
+        processor.nrips = features & r_uint(svm.CPUID_NRIPS) != R0
         return refusal.NONE
 
     def enable(self):
@@ -173,92 +149,15 @@ class Svm(Vendor):
         if priority != vcpu.apic.tpr >> 4:
             vcpu.apic.tpr = priority << 4           # a MOV to CR8 that did not exit
             vcpu.attention = True
-        if result == r_uint(QUICK_DONE):
+        if result != r_uint(QUICK_LEAVE):
             return False
-        interrupted = memory.load64(vmcb + VMCB['EXITINTINFO'])
-        if interrupted & r_uint(svm.EVENT_VALID) != R0:
-            self.keep_event(vcpu, interrupted)
-        self.decode(vcpu, vmcb)
+        svm_exit.keep_event(vcpu, vmcb)
+        svm_exit.decode(vcpu, vmcb)
         return True
-
-    def keep_event(self, vcpu, event):
-        """The delivery of an event was interrupted by the exit: repeat it at the next entry. What an INT instruction
-        began is begun again by the instruction itself. Source: APM Vol. 2, "EXITINTINFO"."""
-        kind = (event >> svm.EVENT_TYPE_SHIFT) & 7
-        if kind == r_uint(svm.EVENT_SOFTWARE):
-            return
-        if kind == r_uint(svm.EVENT_EXCEPTION) and (SOFTWARE_EXCEPTIONS >> intmask(event & 31)) & 1 != R0:
-            return
-        vcpu.event = event
-
-    def decode(self, vcpu, vmcb):
-        """Fill the exit record."""
-        code = memory.load64(vmcb + VMCB['EXITCODE'])
-        vcpu.exit_code = code
-        if code == r_uint(svm.EXIT_IOIO):
-            self.decode_io(vcpu, vmcb)
-        elif code == r_uint(svm.EXIT_NPF):
-            self.decode_memory(vcpu, vmcb)
-        elif code >= r_uint(0x90):
-            vcpu.exit_kind = kinds.UNKNOWN
-            if code & LOW32 == r_uint(svm.EXIT_INVALID_LOW):
-                vcpu.exit_kind = kinds.ENTRY_FAILED
-        else:
-            index = intmask(code)
-            kind = KIND[index]
-            vcpu.exit_kind = kind
-            vcpu.exit_length = r_uint(LENGTH[index])
-            if kind == kinds.INTERRUPT:
-                vcpu.exit_value = cpu.take_interrupt()
-            elif kind == kinds.MSR_READ:
-                self.decode_msr(vcpu, vmcb)
-            elif kind == kinds.HLT:
-                vcpu.exit_value = memory.load64(vmcb + VMCB['RFLAGS'])
-
-    def decode_memory(self, vcpu, vmcb):
-        """CS's and SS's attributes are the emulator's business: the code's width and its privilege."""
-        error = memory.load64(vmcb + VMCB['EXITINFO1'])
-        vcpu.exit_kind = kinds.MEMORY
-        vcpu.exit_value = attributes(memory.load16(vmcb + CS_ATTRIBUTES)) | attributes(memory.load16(vmcb + SS_ATTRIBUTES)) << 16
-        vcpu.exit_length = R0
-        vcpu.exit_selector = memory.load64(vmcb + VMCB['EXITINFO2'])
-        if error & r_uint(svm.NPF_FETCH) != R0:
-            vcpu.exit_flags = r_uint(kinds.ACCESS_EXECUTE)
-        elif error & r_uint(svm.NPF_WRITE) != R0:
-            vcpu.exit_flags = r_uint(kinds.ACCESS_WRITE)
-        else:
-            vcpu.exit_flags = r_uint(kinds.ACCESS_READ)
-        if error & r_uint(svm.NPF_FINAL) != R0:
-            vcpu.exit_flags |= r_uint(kinds.ACCESS_OPERAND)
-
-    def decode_io(self, vcpu, vmcb):
-        """EXITINFO2 is the next RIP. Source: APM Vol. 2, "IOIO Intercepts"."""
-        info = memory.load64(vmcb + VMCB['EXITINFO1'])
-        vcpu.exit_kind = kinds.IO
-        vcpu.exit_length = memory.load64(vmcb + VMCB['EXITINFO2']) - memory.load64(vmcb + VMCB['RIP'])
-        vcpu.exit_selector = (info >> 16) & r_uint(0xffff)
-        size = (info >> 4) & 7                  # one of SZ8, SZ16, SZ32
-        vcpu.exit_size = size
-        vcpu.exit_flags = info & r_uint(kinds.IO_IN) | (info >> 1) & r_uint(kinds.IO_STRING | kinds.IO_REPEAT)
-        vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * intmask(size)))
-        vcpu.port_hits = R0
-        dr7 = memory.load64(vmcb + VMCB['DR7'])
-        if dr7 & breakpoint.DR7_ENABLED != R0:
-            vcpu.port_hits = breakpoint.port_hits(vcpu, dr7, memory.load64(vmcb + VMCB['CR4']))
-
-    def decode_msr(self, vcpu, vmcb):
-        vcpu.exit_selector = vcpu.gpr(RCX) & LOW32
-        if memory.load64(vmcb + VMCB['EXITINFO1']) != R0:
-            vcpu.exit_kind = kinds.MSR_WRITE
-            vcpu.exit_value = (vcpu.gpr(RDX) & LOW32) << 32 | (vcpu.gpr(RAX) & LOW32)
 
     def advance(self, vcpu):
         vmcb = vcpu.control
-        if self.nrips and vcpu.exit_kind != kinds.IO:
-            rip = memory.load64(vmcb + VMCB['NRIP'])
-        else:
-            rip = memory.load64(vmcb + VMCB['RIP']) + vcpu.exit_length
-        memory.store64(vmcb + VMCB['RIP'], rip)
+        memory.store64(vmcb + VMCB['RIP'], memory.load64(vmcb + VMCB['RIP']) + vcpu.exit_length)
         memory.store64(vmcb + VMCB['INTERRUPT_SHADOW'], R0)
         self.trace(vcpu)
 
@@ -458,13 +357,6 @@ class Svm(Vendor):
         """VMSAVE and VMLOAD exchange all registers at every run. The vCPUs of a VM share an ASID, so one does not keep another's translations."""
         if new.compartment.here > 1:
             new.flush = True
-
-
-def attributes(value):
-    """Of the VMCB as the vCPU page's ATTRIBUTES: a segment that is not present cannot be used."""
-    if value & r_uint(0x80) == R0:
-        value |= r_uint(UNUSABLE)
-    return value
 
 
 def fill_with_ones(hva, pages):

@@ -1,8 +1,11 @@
-"""SVM's words for the quick path (quick.py). RAX is in the VMCB meanwhile."""
+"""SVM's words for the quick path (quick.py) and the straight path (straight.py). RAX is in the VMCB while the quick path runs."""
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
+from hypervisor.kernel import svm_exit
 from hypervisor.kernel.quick import quick_path
+from hypervisor.kernel.straight import straight_path
+from hypervisor.kernel.svm_exit import processor
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import svm
 from hypervisor.spec.svm import VMCB
@@ -13,19 +16,10 @@ SVME = r_uint(bits.EFER_SVME)
 LENGTHS = dict(svm.LENGTHS)
 
 
-class Processor(object):
-    """nrips: it tells the next RIP."""
-
-    def __init__(self):
-        self.nrips = False
-
-
-processor = Processor()
-
-
 class Words(object):
     CPUID = r_uint(svm.EXIT_CPUID)
     HYPERCALL = r_uint(svm.EXIT_VMMCALL)
+    IO, MEMORY = r_uint(svm.EXIT_IOIO), r_uint(svm.EXIT_NPF)
     CPUID_BYTES, MSR_BYTES, HYPERCALL_BYTES = LENGTHS['CPUID'], LENGTHS['MSR'], LENGTHS['VMMCALL']
 
     @staticmethod
@@ -94,5 +88,32 @@ class Words(object):
             memory.store64(vmcb + VMCB['RIP'], memory.load64(vmcb + VMCB['RIP']) + length)
         return True
 
+    @staticmethod
+    def length(vcpu, plain):
+        return svm_exit.length(vcpu.control, plain)
+
+    @staticmethod
+    def decode_io(vcpu):
+        if svm_exit.watches(vcpu.control):
+            return False
+        svm_exit.decode_io(vcpu, vcpu.control)
+        return True
+
+    @staticmethod
+    def decode_memory(vcpu):
+        svm_exit.keep_event(vcpu, vcpu.control)
+        svm_exit.decode_memory(vcpu, vcpu.control)
+
+    @staticmethod
+    def move_on(vcpu):
+        vmcb = vcpu.control
+        if memory.load64(vmcb + VMCB['RFLAGS']) & r_uint(bits.RFLAGS_TF | bits.RFLAGS_RF) != R0:
+            return False
+        memory.store64(vmcb + VMCB['INTERRUPT_SHADOW'], R0)
+        memory.store64(vmcb + VMCB['EVENTINJ'], R0)             # the last entry's is delivered
+        memory.store64(vmcb + VMCB['RIP'], memory.load64(vmcb + VMCB['RIP']) + vcpu.exit_length)
+        return True
+
 
 answer = quick_path(Words)
+hand, answered = straight_path(Words)

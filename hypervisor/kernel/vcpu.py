@@ -5,6 +5,7 @@ from hypervisor.hw import memory
 from hypervisor.kernel import limit
 from hypervisor.kernel.context import Context
 from hypervisor.kernel.lapic import Lapic
+from hypervisor.spec import call
 from hypervisor.spec import context as layout
 from hypervisor.spec import exit as kinds
 
@@ -21,6 +22,8 @@ class Vcpu(Context):
         Context.__init__(self)
         self.number = number        # in the kernel, for all VMs
         self.index = 0              # in its VM
+        self.task = None            # its VMM, where its VM is at home
+        self.slot = R0              # of its VM's capability table: the one that VCPU_CREATE has filled
         self.started = False        # the VMM has run it once
         self.outstanding = False
         self.told = False           # the VMM knows of the outstanding exit
@@ -89,6 +92,7 @@ class Vcpu(Context):
         self.quick_hypercall = R0
         self.quick_msr_read = R0
         self.quick_msr_write = R0
+        self.quick_io = R0          # the straight path's, likewise
 
     def settle(self):
         """Bring `counts` up to date."""
@@ -96,6 +100,7 @@ class Vcpu(Context):
         self.counts[kinds.HYPERCALL] += self.quick_hypercall
         self.counts[kinds.MSR_READ] += self.quick_msr_read
         self.counts[kinds.MSR_WRITE] += self.quick_msr_write
+        self.counts[kinds.IO] += self.quick_io
         self.forget_quick()
 
     def forget_quick(self):
@@ -103,6 +108,7 @@ class Vcpu(Context):
         self.quick_hypercall = R0
         self.quick_msr_read = R0
         self.quick_msr_write = R0
+        self.quick_io = R0
 
     def has_interrupt(self):
         """Is anything waiting that the guest would take if its flags let it?"""
@@ -133,6 +139,24 @@ class Vcpu(Context):
         memory.store64(self.area + offset, value)
 
 
+def exit_reasons(vcpu):
+    """What VCPU_RUN answers when this vCPU has exited."""
+    return r_uint(call.REASON_EXIT) | r_uint(vcpu.index) << call.REASON_VCPU_SHIFT
+
+
+def port_value(vcpu):
+    """What an OUT writes: as much of RAX as the exit record's size says. 0 for an IN."""
+    if vcpu.exit_flags & r_uint(kinds.IO_IN) != R0:
+        return R0
+    value = vcpu.gpr(RAX)
+    if vcpu.exit_size == r_uint(1):
+        return value & r_uint(0xff)
+    if vcpu.exit_size == r_uint(2):
+        return value & r_uint(0xffff)
+    return value & r_uint(0xffffffff)
+
+
+port_value._always_inline_ = True
 RAX = layout.AREA['RAX']
 RBX = layout.AREA['RBX']
 RCX = layout.AREA['RCX']

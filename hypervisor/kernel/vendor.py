@@ -41,7 +41,8 @@ class Vendor(object):
 
     def run(self, vcpu):
         """Enter the guest; return when it has exited. True: with the exit decoded in the vcpu's exit_* fields. False: the quick path
-        (quick.py) has finished it. Exits that it finishes alone do not come here.
+        (quick.py) has finished it, or the straight path (straight.py) has handed it to the VMM, and `back` says whether that has something
+        for the loop. Exits that they finish alone do not come here.
 
         Everything of the guest that the extension itself does not switch and that the kernel or a task would change is in the
         register area (vcpu.area) or stays live until `switch`. If vcpu.flush is set, the guest's nested TLB entries are

@@ -17,7 +17,7 @@ from hypervisor.spec import cpu as bits
 from hypervisor.spec import refusal, status, vmx
 from hypervisor.spec import state as fields
 from hypervisor.spec.call import READ
-from hypervisor.spec.context import AREA, QUICK_DONE, QUICK_LEAVE
+from hypervisor.spec.context import AREA, QUICK_DONE, QUICK_LEAVE, QUICK_TASK
 from hypervisor.spec.vcpu import UNUSABLE
 
 R0 = r_uint(0)
@@ -96,7 +96,7 @@ class Vmx(Vendor):
             vmx_exit.queue_event(vcpu)
         vcpu.once = vcpu.attention
         result = hw.run(vcpu.area)
-        if result == r_uint(QUICK_DONE):
+        if result == r_uint(QUICK_DONE) or result == r_uint(QUICK_TASK):
             return False
         if result == r_uint(QUICK_LEAVE):
             vmx_exit.decode(vcpu)

@@ -8,7 +8,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
 from hypervisor.kernel import breakpoint
-from hypervisor.kernel.vcpu import RAX, RCX, RDX
+from hypervisor.kernel.vcpu import RAX, RCX, RDX, port_value
 from hypervisor.kernel.vmx_setup import setup
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
@@ -46,6 +46,8 @@ def decode(vcpu):
         vcpu.exit_selector = (vcpu.gpr(RAX) & LOW32) | vcpu.gpr(RCX) << 32
     elif kind == kinds.IO:
         decode_io(vcpu)
+        if watches():
+            vcpu.port_hits = breakpoint.port_hits(vcpu, hw.vmread(r_uint(vmx.GUEST_DR7)), hw.vmread(r_uint(vmx.GUEST_CR4)))
     elif kind == kinds.MEMORY:
         decode_memory(vcpu)
     elif kind == kinds.MSR_READ:
@@ -90,11 +92,16 @@ def decode_io(vcpu):
     vcpu.exit_selector = (qualification >> 16) & r_uint(0xffff)
     vcpu.exit_size = size
     vcpu.exit_flags = (qualification >> IO_FLAGS_SHIFT) & r_uint(kinds.IO_IN | kinds.IO_STRING | kinds.IO_REPEAT)
-    vcpu.exit_value = vcpu.gpr(RAX) & (~R0 >> (64 - 8 * intmask(size)))
+    vcpu.exit_value = port_value(vcpu)
     vcpu.port_hits = R0
-    dr7 = hw.vmread(r_uint(vmx.GUEST_DR7))
-    if dr7 & breakpoint.DR7_ENABLED != R0:
-        vcpu.port_hits = breakpoint.port_hits(vcpu, dr7, hw.vmread(r_uint(vmx.GUEST_CR4)))
+
+
+decode_io._always_inline_ = True
+
+
+def watches():
+    """Has the guest breakpoints, maybe of ports?"""
+    return hw.vmread(r_uint(vmx.GUEST_DR7)) & breakpoint.DR7_ENABLED != R0
 
 
 def decode_memory(vcpu):

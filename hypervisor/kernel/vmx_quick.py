@@ -1,12 +1,14 @@
-"""VMX's words for the quick path (quick.py). The guest's VMCS is current, since it has just run."""
+"""VMX's words for the quick path (quick.py) and the straight path (straight.py). The guest's VMCS is current, since it has just run."""
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import vmx as hw
 from hypervisor.kernel import vmx_exit
 from hypervisor.kernel.quick import quick_path
+from hypervisor.kernel.straight import straight_path
 from hypervisor.kernel.vcpu import RAX
 from hypervisor.kernel.vmx_setup import believed, setup
 from hypervisor.spec import cpu as bits
+from hypervisor.spec import exit as kinds
 from hypervisor.spec import vmx
 
 R0 = r_uint(0)
@@ -16,6 +18,7 @@ MSR_READ, MSR_WRITE = r_uint(vmx.REASON_RDMSR), r_uint(vmx.REASON_WRMSR)
 class Words(object):
     CPUID = r_uint(vmx.REASON_CPUID)
     HYPERCALL = r_uint(vmx.REASON_VMCALL)
+    IO, MEMORY = r_uint(vmx.REASON_IO), r_uint(vmx.REASON_EPT_VIOLATION)
     CPUID_BYTES = MSR_BYTES = HYPERCALL_BYTES = 0       # the processor tells
 
     @staticmethod
@@ -79,5 +82,32 @@ class Words(object):
         vmx_exit.end_shadow()
         return True
 
+    @staticmethod
+    def length(vcpu, plain):
+        return hw.vmread(r_uint(vmx.EXIT_INSTRUCTION_LENGTH))
+
+    @staticmethod
+    def decode_io(vcpu):
+        if vmx_exit.watches():
+            return False
+        vcpu.exit_kind = kinds.IO
+        vcpu.exit_length = Words.length(vcpu, 0)
+        vmx_exit.decode_io(vcpu)
+        return True
+
+    @staticmethod
+    def decode_memory(vcpu):
+        vcpu.exit_kind = kinds.MEMORY
+        vmx_exit.decode_memory(vcpu)
+
+    @staticmethod
+    def move_on(vcpu):
+        if hw.vmread(r_uint(vmx.GUEST_RFLAGS)) & r_uint(bits.RFLAGS_TF | bits.RFLAGS_RF) != R0:
+            return False
+        hw.vmwrite(r_uint(vmx.GUEST_RIP), hw.vmread(r_uint(vmx.GUEST_RIP)) + vcpu.exit_length)
+        vmx_exit.end_shadow()
+        return True
+
 
 answer = quick_path(Words)
+hand, answered = straight_path(Words)

@@ -6,6 +6,7 @@ docs/abi.md says what each call does. Nothing here allocates or raises.
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
+from hypervisor.hw import task
 from hypervisor.hw.task import kernel_call, kernel_value
 from hypervisor.spec import call, layout, status
 
@@ -107,7 +108,7 @@ def inspect(compartment):
 
 def vcpu_run(vcpu, deadline):
     """value(): REASON_*."""
-    return _call(call.VCPU_RUN, r_uint(vcpu), deadline)
+    return intmask(task.vcpu_run(r_uint(vcpu), deadline))
 
 
 def vcpu_read(vcpu, groups):

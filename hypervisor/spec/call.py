@@ -1,8 +1,8 @@
 """Kernel calls: numbers, arguments and results.
 
 A task executes `int 0x80` with the number in RAX and the arguments in RDI, RSI, RDX, R10, R8, R9. The kernel answers
-with a status (hypervisor/spec/status.py) in RAX and a value in RDX; no other register changes. A call names capability
-slots of the caller, never objects or physical addresses.
+with a status (hypervisor/spec/status.py) in RAX and a value in RDX; no other register changes, but for VCPU_RUN, after which
+RSP is as it was and no other. A call names capability slots of the caller, never objects or physical addresses.
 """
 
 GATE = 0x80                 # the one interrupt gate that ring 3 may use
@@ -82,4 +82,4 @@ VCPUS = 32                  # that the kernel has, for all VMs
 assert SLOT_CONSOLE_IN < SLOT_VCPU and SLOT_VCPU + VCPUS_PER_VM <= SLOTS
 assert VCPUS_PER_VM & VCPUS_PER_VM - 1 == 0 and VCPUS_PER_VM <= VCPUS
 
-C_CONSTANTS = {'CALL_GATE': GATE, 'CALL_STOP': STOP, 'CALL_SLOT_SELF': SLOT_SELF}
+C_CONSTANTS = {'CALL_GATE': GATE, 'CALL_VCPU_RUN': VCPU_RUN, 'CALL_STOP': STOP, 'CALL_SLOT_SELF': SLOT_SELF}

@@ -9,6 +9,11 @@ from hypervisor.spec.record import offsets
 from hypervisor.spec.vcpu import GPR
 
 AREA = offsets(GPR + ['RIP', 'RFLAGS', 'ERROR', 'CR2'])
+# Behind it, of a vCPU: how the crossings enter its VMM, where an exit goes straight there (hypervisor/kernel/straight.py).
+VMM = offsets(['AREA',              # hva of the task's register area
+               'ROOT',              # of its page tables
+               'REASONS'],          # what its VCPU_RUN answers in RDX
+              AREA['END'])
 PANIC = offsets(GPR + ['RIP', 'RFLAGS', 'ERROR', 'VECTOR', 'CS', 'SS', 'CR0', 'CR2', 'CR3', 'CR4'])
 
 PRIVATE_AREA = 0               # in a vCPU's private page
@@ -17,12 +22,15 @@ PRIVATE_FPU = 2560              # XSAVE area, 64-byte aligned; x87, SSE and AVX 
 
 # What a vendor's quick path (hypervisor/kernel/quick.py) tells the assembly, and that the loop: the exit is the loop's; finished, and the
 # guest goes on; finished, and the loop looks before the next entry. 1 and 2 are VMX instructions that failed (hypervisor/hw/vmx.py).
-QUICK_LEAVE, QUICK_AGAIN, QUICK_DONE = 0, 3, 4
+# HAND: it is the VMM's, ask the straight path (straight.py), when the guest's registers are all kept. TASK: run the VMM; and to the loop: it
+# has run, and has something that the loop has to see to.
+QUICK_LEAVE, QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_TASK = 0, 3, 4, 5, 6
 
 SELECTOR_KERNEL_CODE, SELECTOR_KERNEL_DATA, SELECTOR_TASK_CODE, SELECTOR_TASK_DATA, SELECTOR_TSS = 0x08, 0x10, 0x1b, 0x23, 0x28
 
 C_CONSTANTS = {'KERNEL_CS': SELECTOR_KERNEL_CODE, 'KERNEL_DS': SELECTOR_KERNEL_DATA, 'TASK_CS': SELECTOR_TASK_CODE,
-               'TASK_DS': SELECTOR_TASK_DATA, 'TSS_SELECTOR': SELECTOR_TSS, 'QUICK_AGAIN': QUICK_AGAIN}
+               'TASK_DS': SELECTOR_TASK_DATA, 'TSS_SELECTOR': SELECTOR_TSS, 'QUICK_AGAIN': QUICK_AGAIN, 'QUICK_HAND': QUICK_HAND,
+               'QUICK_TASK': QUICK_TASK, 'VMM_AREA': VMM['AREA'], 'VMM_ROOT': VMM['ROOT'], 'VMM_REASONS': VMM['REASONS']}
 for _name, _offset in AREA.items():
     C_CONSTANTS['AREA_' + _name] = _offset
 for _name, _offset in PANIC.items():

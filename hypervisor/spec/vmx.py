@@ -3,7 +3,7 @@
 Source: Intel SDM Vol. 3C, "Virtual Machine Control Structures"; appendices "VMX Capability Reporting Facility", "Field Encoding in
 VMCS" and "VMX Basic Exit Reasons".
 """
-from hypervisor.spec.context import AREA, PRIVATE_AREA, PRIVATE_CPUID
+from hypervisor.spec.context import AREA, PRIVATE_AREA, PRIVATE_CPUID, VMM
 from hypervisor.spec.record import offsets
 from hypervisor.spec.vcpu import GPR, SEGMENTS
 
@@ -179,7 +179,7 @@ MSR_BITMAP_READ_LOW, MSR_BITMAP_READ_HIGH, MSR_BITMAP_WRITE_LOW, MSR_BITMAP_WRIT
 # -- the run stub's own words, behind the register area in a vCPU's private page ----------------------------------------------
 PRIVATE = offsets(['HOST_STACK',        # RSP of the kernel while the guest runs
                    'LAUNCHED'],         # 0 until the first VMLAUNCH
-                  AREA['END'])
+                  VMM['END'])
 assert PRIVATE_AREA + PRIVATE['END'] <= PRIVATE_CPUID
 # Instructions name a register by its number (hypervisor/kernel/vmx_exit.py): the area must begin with them, in this order.
 assert [AREA[name] for name in GPR] == [8 * n for n in range(16)]

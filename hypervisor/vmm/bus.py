@@ -3,6 +3,7 @@
 A narrow device has byte-wide registers: a wider access to it becomes several accesses to neighbouring ports, as on an ISA
 bus. Ports and addresses beyond the RAM that nobody claims read as all ones and swallow what is written.
 """
+from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import r_uint
 
 ONES = r_uint(-1)
@@ -60,10 +61,14 @@ class Bus(object):
     def port_in(self, port, size):
         """size: 1, 2 or 4. Returns the value, zero-extended."""
         device = self._at(port)
-        if device is None and size == 1:
-            return ones(1)
         if device is not None and (size == 1 or not device.narrow):
             return device.read(port - device.port, size)
+        if size == 1:
+            return ones(1)
+        return self._bytes_in(port, size)
+
+    @dont_inline                        # or the common way above would keep registers for it
+    def _bytes_in(self, port, size):
         value = r_uint(0)
         for n in range(size):
             value |= self._byte_in((port + n) & PORT_MASK) << (8 * n)
@@ -72,15 +77,20 @@ class Bus(object):
     def port_out(self, port, size, value):
         """Returns DONE or BUSY."""
         device = self._at(port)
-        if device is not None and not device.narrow:
-            return device.write(port - device.port, size, value)
         if size == 1:
             return DONE if device is None else device.write(port - device.port, 1, value & r_uint(0xff))
+        if device is not None and not device.narrow:
+            return device.write(port - device.port, size, value)
+        return self._bytes_out(port, size, value)
+
+    @dont_inline
+    def _bytes_out(self, port, size, value):
         for n in range(size):
             if self._byte_out((port + n) & PORT_MASK, (value >> (8 * n)) & r_uint(0xff)) == BUSY:
                 return BUSY     # only the UART is ever busy, and it has no narrow neighbour before it
         return DONE
 
+    @always_inline
     def _at(self, port):
         for device in self.devices:
             if device.port <= port and port < device.port + device.ports:

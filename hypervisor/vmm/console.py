@@ -80,6 +80,10 @@ class Console(object):
         return self.count > 0 and task.rdtsc() >= self.deadline
 
     # Input.
+    def has_input(self):
+        """May there be a byte to get?"""
+        return self.input_more or self.input_first < self.input_end
+
     def get(self):
         """The next byte from the manager, or -1."""
         if self.input_first >= self.input_end and self.input_more:

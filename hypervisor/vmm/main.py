@@ -3,6 +3,7 @@
 Every exit is answered well within the second that the kernel allows. While the VM waits for its last bytes to leave, a vCPU that exits is
 parked at the reset vector, where there is no memory, so that it exits again at once (state.reset).
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import task
@@ -45,21 +46,29 @@ def turn(machine):
     """Give the answer, wait, and handle what has come. Returns whether that was an exit, so that there is an answer to give now."""
     agenda = machine.board.agenda
     answer = machine.vcpu.run(earlier(machine.console.deadline, agenda.nearest))
-    reasons = intmask(call.value())
+    reasons = call.value()
     if answer != status.OK:
         call.stop(SLOT_SELF, ending.VMM_GAVE_UP, r_uint(start.NO_VCPU))
-    if reasons & REASON_SIGNAL:
-        machine.console.take_signals()
-        machine.uart.console_changed()
+    exited = reasons == machine.vcpu.exited or other_reasons(machine, intmask(reasons))
     if machine.console.is_due():
         machine.console.flush()
         machine.uart.console_changed()
     if agenda.nearest != NEVER:
         agenda.tick(task.rdtsc())
+    if exited:
+        handle(machine)
+    return exited
+
+
+@dont_inline
+def other_reasons(machine, reasons):
+    """Another vCPU has exited than the last time, or none. Returns whether one has."""
+    if reasons & REASON_SIGNAL:
+        machine.console.take_signals()
+        machine.uart.console_changed()
     if not reasons & REASON_EXIT:
         return False
     machine.vcpu.select(reasons >> REASON_VCPU_SHIFT & VCPUS_PER_VM - 1)
-    handle(machine)
     return True
 
 
@@ -75,7 +84,12 @@ def dispatch(machine):
     kind = machine.vcpu.kind()
     if kind == exit.IO:
         port(machine)
-    elif kind == exit.MSR_READ:
+    else:
+        dispatch_other(machine, kind)
+
+
+def dispatch_other(machine, kind):
+    if kind == exit.MSR_READ:
         read_msr(machine)
     elif kind == exit.MSR_WRITE:
         write_msr(machine)
@@ -101,7 +115,7 @@ def dispatch(machine):
 def port(machine):
     """IN and OUT; strings go to the emulator."""
     vcpu = machine.vcpu
-    flags, size, number = vcpu.flags(), vcpu.size(), intmask(vcpu.selector()) & 0xffff
+    flags, size, number = vcpu.flags(), vcpu.size(), intmask(vcpu.selector())
     if flags & exit.IO_STRING:
         emulated(machine, machine.emulator.emulate())
     elif flags & exit.IO_IN:

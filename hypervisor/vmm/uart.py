@@ -5,6 +5,7 @@ through a FIFO of 16, and are told as soon as there is one: below the FIFO's tri
 RTS back gets none until it gives it again. Speed, word length and parity are kept and change nothing.
 Source: National Semiconductor PC16550D data sheet, "Registers".
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.vmm.bus import BUSY, DONE, Device
@@ -53,11 +54,18 @@ class Uart(Device):
 
     # What the bus calls. offset: 0 to 7; one byte each.
     def read(self, offset, size):
+        if offset == DATA:
+            return self._read_data()
         value = self._read(offset)
         self.update_line()
-        if offset == DATA:              # the next byte is a new edge where there is no FIFO
-            self._refill()
-            self.update_line()
+        return r_uint(value & 0xff)
+
+    @dont_inline                        # like all that is rare: what is common keeps few registers then
+    def _read_data(self):
+        value = self.divisor & 0xff if self.lcr & LCR_DLAB else self._receive()
+        self.update_line()
+        self._refill()                  # the next byte is a new edge where there is no FIFO
+        self.update_line()
         return r_uint(value & 0xff)
 
     def write(self, offset, size, value):
@@ -71,8 +79,6 @@ class Uart(Device):
         return DONE
 
     def _read(self, offset):
-        if offset == DATA:
-            return self.divisor & 0xff if self.lcr & LCR_DLAB else self._receive()
         if offset == IER:
             return self.divisor >> 8 if self.lcr & LCR_DLAB else self.ier
         if offset == IIR:
@@ -157,8 +163,11 @@ class Uart(Device):
 
     def _refill(self):
         """Let bytes from the manager in, while there is room: they never overrun."""
-        if self.mcr & MCR_LOOP or self.held:
-            return
+        if self.console.has_input() and not self.mcr & MCR_LOOP and not self.held:
+            self._fill()
+
+    @dont_inline
+    def _fill(self):
         depth = FIFO if self.fifos_on else 1
         while self.count < depth:
             byte = self.console.get()

@@ -9,7 +9,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import memory
 from hypervisor.lib import call
 from hypervisor.spec import layout, vcpu as spec
-from hypervisor.spec.call import SLOT_VCPU
+from hypervisor.spec.call import REASON_EXIT, REASON_VCPU_SHIFT, SLOT_VCPU
 
 PAGE, PAGE_BYTES = r_uint(layout.VCPU_PAGE), r_uint(layout.PAGE)
 
@@ -46,7 +46,8 @@ assert spec.SEGMENTS == ['ES', 'CS', 'SS', 'DS', 'FS', 'GS', 'LDTR', 'TR']
 
 
 class Vcpu(object):
-    """index: of the vCPU in its VM, below VCPUS_PER_VM. page: its vCPU page."""
+    """index: of the vCPU in its VM, below VCPUS_PER_VM. page: its vCPU page. exited: what VCPU_RUN says when it has exited, and nothing else
+    has happened."""
 
     def __init__(self):
         self.select(0)
@@ -54,6 +55,7 @@ class Vcpu(object):
     def select(self, index):
         self.index = index
         self.page = PAGE + r_uint(index) * PAGE_BYTES
+        self.exited = r_uint(REASON_EXIT) | r_uint(index) << REASON_VCPU_SHIFT
 
     def slot(self):
         return SLOT_VCPU + self.index

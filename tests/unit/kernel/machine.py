@@ -390,7 +390,7 @@ def disconnect():
         setattr(hw_memory, name, original)
     hw_image.fake_root = ROOT_ORIGINAL
     hw_svm.fake_run[0] = None
-    hw_svm.fake_quick[0] = None
+    hw_svm.fake_quick[0] = hw_svm.fake_straight[0] = None
     hw_cpu.fake.reset()
     PRISTINE.restore()
 
@@ -423,7 +423,7 @@ class Booted(object):
         machine.cpu.run, machine.cpu.wait, machine.cpu.take = machine.run_task, machine.wait, machine.take
         machine.tasks, machine.guests, machine.log, machine.acknowledged, machine.until = {}, {}, [], 0, 1 << 63
         hw_svm.fake_run[0] = machine.run_guest
-        hw_svm.fake_quick[0] = None
+        hw_svm.fake_quick[0] = hw_svm.fake_straight[0] = None
         machine.connect()
         list.__setitem__(hw_image.fake_root, 0, self.root)
         return machine

@@ -99,8 +99,8 @@ def test_cpuid_tells_leaf_and_subleaf(core, vcpu):
 
 @pytest.mark.parametrize('qualification, size, flags, value', [
     (0x3f8 << 16 | 0, 1, 0, 0x88), (0x3f8 << 16 | 1, 2, 0, 0x7788), (0x3f8 << 16 | 3, 4, 0, 0x55667788),
-    (0x3f8 << 16 | 1 << 3, 1, kinds.IO_IN, 0x88), (0x3f8 << 16 | 1 << 4 | 1 << 5, 1, kinds.IO_STRING | kinds.IO_REPEAT, 0x88),
-    (0x3f8 << 16 | 1 << 3 | 1 << 4 | 1 << 6 | 1, 2, kinds.IO_IN | kinds.IO_STRING, 0x7788)])
+    (0x3f8 << 16 | 1 << 3, 1, kinds.IO_IN, 0), (0x3f8 << 16 | 1 << 4 | 1 << 5, 1, kinds.IO_STRING | kinds.IO_REPEAT, 0x88),
+    (0x3f8 << 16 | 1 << 3 | 1 << 4 | 1 << 6 | 1, 2, kinds.IO_IN | kinds.IO_STRING, 0)])
 def test_io(core, vcpu, qualification, size, flags, value):
     gprs(vcpu, rax=0x1122334455667788)
     core.exit(vcpu, vmx.REASON_IO, EXIT_QUALIFICATION=qualification)

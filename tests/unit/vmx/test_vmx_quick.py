@@ -11,7 +11,7 @@ from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import lapic, vmx
-from hypervisor.spec.context import AREA, PRIVATE_CPUID, QUICK_AGAIN, QUICK_DONE, QUICK_LEAVE
+from hypervisor.spec.context import AREA, PRIVATE_CPUID, QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
 from hypervisor.spec.layout import PAGE
 from hypervisor.spec.vcpu import CPUID_ASK, CPUID_TABLE
 from tests.unit.vmx.machine import Core
@@ -119,6 +119,6 @@ def test_the_quick_path_does_what_the_loop_does(state, reason, rax, rcx, rdx):
     (CPUID, 0, 0, 0, QUICK_AGAIN), (CPUID, 0x80000008, 0, 0, QUICK_AGAIN), (VMCALL, 0, 0, 0, QUICK_AGAIN), (RDMSR, 0, bits.MSR_EFER, 0, QUICK_AGAIN),
     (WRMSR, 0x70406, bits.MSR_PAT, 0x70406, QUICK_AGAIN), (WRMSR, 0, EOI, 0, QUICK_AGAIN), (WRMSR, 0x30, SELF_IPI, 0, QUICK_DONE),
     (WRMSR, 0x501, bits.MSR_EFER, 0, QUICK_AGAIN), (WRMSR, 0xc00, bits.MSR_EFER, 0, QUICK_LEAVE), (WRMSR, 0x900, bits.MSR_EFER, 0, QUICK_AGAIN),
-    (CPUID, 4, 0, 0, QUICK_LEAVE), (WRMSR, 0x206, bits.MSR_PAT, 0, QUICK_LEAVE), (vmx.REASON_WBINVD, 0, 0, 0, QUICK_LEAVE)])
+    (CPUID, 4, 0, 0, QUICK_HAND), (RDMSR, 0, 0x8b, 0, QUICK_HAND), (vmx.REASON_IO, 0, 0, 0, QUICK_HAND), (vmx.REASON_EPT_VIOLATION, 0, 0, 0, QUICK_HAND), (WRMSR, 0x206, bits.MSR_PAT, 0, QUICK_LEAVE), (vmx.REASON_WBINVD, 0, 0, 0, QUICK_LEAVE)])
 def test_what_is_quick(reason, rax, rcx, rdx, expected):
     assert outcome(PLAIN, reason, rax, rcx, rdx, vmx_quick.answer)[1] == expected

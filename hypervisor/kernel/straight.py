@@ -1,0 +1,149 @@
+"""The straight path: an exit that the VMM answers, to the VMM and back to the guest without the loop.
+
+Where the quick path (quick.py) says that an exit is the VMM's, and the VMM waits in VCPU_RUN for just that, the assembly (boot/kernel/svm.S,
+vmx.S) asks `hand`, runs the VMM, and asks `answered` about what has come of it. A plain answer (COMPLETE, with nothing dirty) is
+applied and the guest goes on. Everything else is left to the loop, in the state in which the loop itself would have come there:
+`answer.deliver` and the scheduler's hand-over are then made up for. So between the two nothing that others could see has changed; no other
+code of the kernel runs meanwhile, and whatever interrupts the VMM ends the straight path. Tests hold it against the loop
+(tests/unit/kernel/test_straight.py, tests/unit/vmx/test_vmx_straight.py).
+
+That the task is blocked IN_VCPU_RUN says much: it is a VM's at its home, no signal is set for it, it owes nothing, and no exit of another vCPU
+waits for it.
+
+`straight_path(words)` makes the functions once for each vendor. `words` are those of quick.py, and besides:
+    IO, MEMORY                  of `reason`
+    length(vcpu, plain)         of the instruction, as in the exit record
+    decode_io(vcpu)             fill the exit record; False, and nothing is done, when the guest watches ports
+    decode_memory(vcpu)         likewise; vcpu.event is set if the access was part of an event's delivery
+    move_on(vcpu)               step over the instruction of the exit record; False, and nothing is done, when RF or TF has to be seen to
+"""
+from rpython.rlib.objectmodel import dont_inline
+from rpython.rlib.rarithmetic import r_uint
+
+from hypervisor.hw import cpu, memory
+from hypervisor.kernel import state
+from hypervisor.kernel.answer import complete_port, complete_registers, write_exit
+from hypervisor.kernel.scheduler import scheduler
+from hypervisor.kernel.switch import switcher
+from hypervisor.kernel.task import IN_VCPU_RUN
+from hypervisor.kernel.vcpu import RAX, RCX, RDX
+from hypervisor.spec import call
+from hypervisor.spec import exit as kinds
+from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_LEAVE, QUICK_TASK
+from hypervisor.spec.vcpu import ANSWER, COMPLETE, MEMORY_BRINGS
+
+R0 = r_uint(0)
+LOW32 = r_uint(0xffffffff)
+GATE, VCPU_RUN = r_uint(call.GATE), r_uint(call.VCPU_RUN)
+assert COMPLETE == 0
+
+
+class Back(object):
+    """What the loop has to see to: pending, and the vector with which the VMM has come back."""
+
+    def __init__(self):
+        self.pending = False
+        self.vector = R0
+
+
+back = Back()
+
+
+def straight_path(words):
+    """Make the straight path of a vendor. Returns its `hand` and `answered`."""
+    move_on = words.move_on
+    move_on._always_inline_ = True
+
+    def hand():
+        """Returns QUICK_TASK when the VMM is to be run, QUICK_LEAVE when nothing has been done."""
+        vcpu = switcher.owner
+        if vcpu.task.blocked != IN_VCPU_RUN:
+            return QUICK_LEAVE
+        reason = words.reason(vcpu)
+        vcpu.exit_code = reason
+        if reason != words.IO:
+            return hand_other(vcpu, reason)
+        if not words.decode_io(vcpu):
+            return QUICK_LEAVE
+        vcpu.quick_io += 1
+        return begin(vcpu)
+
+    @dont_inline                            # or the hot one would keep registers for it
+    def hand_other(vcpu, reason):
+        if reason == words.MEMORY:
+            words.decode_memory(vcpu)
+            if vcpu.event != R0:
+                return QUICK_LEAVE
+            state.write(vcpu, r_uint(MEMORY_BRINGS))
+        else:
+            decode_registers(vcpu, reason)
+        vcpu.counts[vcpu.exit_kind] += 1
+        return begin(vcpu)
+
+    def decode_registers(vcpu, reason):
+        vcpu.exit_selector = vcpu.gpr(RCX) & LOW32
+        if reason == words.CPUID:
+            vcpu.exit_kind = kinds.CPUID
+            vcpu.exit_selector = (vcpu.gpr(RAX) & LOW32) | vcpu.exit_selector << 32
+            vcpu.exit_length = words.length(vcpu, words.CPUID_BYTES)
+            return
+        vcpu.exit_kind = kinds.MSR_READ
+        vcpu.exit_length = words.length(vcpu, words.MSR_BYTES)
+        if words.is_msr_write(vcpu, reason):
+            vcpu.exit_kind = kinds.MSR_WRITE
+            vcpu.exit_value = (vcpu.gpr(RDX) & LOW32) << 32 | (vcpu.gpr(RAX) & LOW32)
+
+    def answered(vector):
+        """The VMM has come back. Returns QUICK_AGAIN when the guest may go on, QUICK_TASK when the loop has to see to it."""
+        vcpu = switcher.owner
+        if not is_plain(vcpu, vector):
+            return leave(vcpu, vector)
+        if vcpu.exit_kind == kinds.IO:
+            if not move_on(vcpu):
+                return leave(vcpu, vector)
+            complete_port(vcpu)
+        elif not complete_other(vcpu):
+            return leave(vcpu, vector)
+        vcpu.task.ticks += scheduler.lap()
+        return QUICK_AGAIN
+
+    @dont_inline
+    def complete_other(vcpu):
+        if vcpu.exit_kind == kinds.MEMORY or not move_on(vcpu):
+            return False
+        complete_registers(vcpu)
+        return True
+
+    return hand, answered
+
+
+def begin(vcpu):
+    write_exit(vcpu)
+    vcpu.ticks += scheduler.lap()
+    return QUICK_TASK
+
+
+begin._always_inline_ = True
+
+
+def is_plain(vcpu, vector):
+    """Has the VMM completed the exit, changed nothing else, and waits as long as before? Then the timer is right, too."""
+    task, page = vcpu.task, vcpu.page
+    return (vector == GATE and task.argument(AREA['RAX']) == VCPU_RUN and task.argument(AREA['RDI']) == vcpu.slot and
+            task.argument(AREA['RSI']) == task.deadline and
+            memory.load64(page + ANSWER['ACTION']) | memory.load64(page + ANSWER['DIRTY']) == R0)
+
+
+@dont_inline
+def leave(vcpu, vector):
+    """As if the loop had delivered the exit (answer.deliver) and had run the VMM."""
+    task = vcpu.task
+    vcpu.outstanding = True
+    vcpu.told = True
+    vcpu.ready = False
+    task.owes = True
+    task.wake()
+    scheduler.vcpu = None
+    back.pending = True
+    back.vector = vector
+    return QUICK_TASK
