@@ -109,11 +109,14 @@ class Lapic(object):
 
     def highest(self, words):
         """The highest vector that is set in IRR or ISR, NONE if none is."""
-        n = WORDS - 1
-        while n >= 0:
-            if words[n] != R0:
-                return n * 64 + intmask(bsr(words[n]))
-            n -= 1
+        if words[3] != R0:              # one after the other: a loop costs three times as much, and this is where interrupts spend their time
+            return 192 + intmask(bsr(words[3]))
+        if words[2] != R0:
+            return 128 + intmask(bsr(words[2]))
+        if words[1] != R0:
+            return 64 + intmask(bsr(words[1]))
+        if words[0] != R0:
+            return intmask(bsr(words[0]))
         return NONE
 
     def ppr(self):
@@ -136,7 +139,7 @@ class Lapic(object):
 
     def is_held_by_tpr(self):
         """Is there a request that nothing but TPR holds back?"""
-        if not self.software_enabled():
+        if self.tpr == R0 or not self.software_enabled():
             return False
         vector = self.highest(self.irr)
         return vector >= 0 and vector >> 4 > self.highest(self.isr) >> 4 and r_uint(vector) >> 4 <= self.tpr >> 4
@@ -182,6 +185,19 @@ class Lapic(object):
         self.irr[word] &= ~bit
         self.isr[word] |= bit
 
+    def take_at_once(self, vector):
+        """An edge-triggered request that nothing else goes before and nothing holds back: from the message to ISR. Returns whether it is one;
+        if not, nothing has been done."""
+        isr = self.isr
+        if (vector < 16 or not self.software_enabled() or self.has_request() or isr[3] | isr[2] | isr[1] | isr[0] != R0 or
+                r_uint(vector) >> 4 <= self.tpr >> 4):
+            return False
+        word = (vector >> 6) & 3
+        bit = R1 << (vector & 63)
+        self.tmr[word] &= ~bit
+        isr[word] |= bit
+        return True
+
     def end(self):
         """EOI. Returns the vector if it was level-triggered (the IOAPIC wants to know), else NONE."""
         vector = self.in_service()
@@ -212,7 +228,8 @@ class Lapic(object):
 
     def has_request(self):
         """Is any vector requested, whatever holds it back?"""
-        return self.irr[0] | self.irr[1] | self.irr[2] | self.irr[3] != R0
+        irr = self.irr
+        return irr[3] | irr[2] | irr[1] | irr[0] != R0
 
     # Timer
 

@@ -130,7 +130,7 @@ def quick_path(words):
         vcpu.set_gpr(RDX, value >> 32)
         return QUICK_AGAIN
 
-    @dont_inline                            # what it calls wants registers kept, and the others need none
+    @dont_inline                            # what some of these call wants registers kept, and the others need none
     def msr_write(vcpu):
         number = vcpu.gpr(RCX) & LOW32
         value = (vcpu.gpr(RDX) & LOW32) << 32 | (rax(vcpu) & LOW32)
@@ -149,6 +149,7 @@ def quick_path(words):
     def other_msr(number):
         return QUICK_LEAVE if is_msr(number) else QUICK_HAND
 
+    @dont_inline
     def end_of_interrupt(vcpu, value):
         """The end of a level-triggered interrupt is the VMM's business too."""
         apic = vcpu.apic
@@ -163,6 +164,7 @@ def quick_path(words):
             return hand_in(vcpu)
         return QUICK_AGAIN
 
+    @dont_inline
     def deadline(vcpu, value):
         if not step_over(vcpu, words.MSR_BYTES):
             return QUICK_LEAVE
@@ -171,17 +173,27 @@ def quick_path(words):
         scheduler.nudge(vcpu.apic.deadline)
         return QUICK_AGAIN
 
+    @dont_inline
     def self_ipi(vcpu, value):
         if value > r_uint(0xff) or not vcpu.apic.is_x2apic() or not step_over(vcpu, words.MSR_BYTES):
             return QUICK_LEAVE
         vcpu.quick_msr_write += 1
-        vcpu.apic.request(intmask(value), False)
+        apic = vcpu.apic
+        if takes_at_once(vcpu) and apic.take_at_once(intmask(value)):
+            words.inject(vcpu, words.interruption(intmask(value)))
+            return QUICK_AGAIN
+        apic.request(intmask(value), False)
         return hand_in(vcpu)
+
+    def takes_at_once(vcpu):
+        """Would the guest take an interrupt of its APIC at once, and is there nothing else that wants in?"""
+        apic = vcpu.apic
+        return not (apic.nmi or apic.extint or words.tpr_moved(vcpu)) and words.takes_interrupts(vcpu)
 
     def hand_in(vcpu):
         """Something is requested. The one interrupt that the guest takes at once is its next event; for all else the loop has windows."""
         apic = vcpu.apic
-        if apic.nmi or apic.extint or words.tpr_moved(vcpu) or not words.takes_interrupts(vcpu):
+        if not takes_at_once(vcpu):
             vcpu.attention = True
             return QUICK_DONE
         vector = apic.pending()
