@@ -16,6 +16,7 @@ from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
 from hypervisor.kernel.vcpu import RAX, RBX, RCX, RDX, exit_reasons, vcpus
+from hypervisor.lib.cold import cold
 from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import answer as rules
@@ -88,6 +89,7 @@ def accept(vcpu):
     return rule
 
 
+@cold
 def pass_on(vcpu):
     """The answer is for the core that the vCPU lives on."""
     vcpu.outstanding = False
@@ -197,6 +199,7 @@ def merged(register, value, size):
     return value & LOW32
 
 
+@cold
 def inject(vcpu, page):
     vector = memory.load64(page + ANSWER['RESULT2'])
     error = memory.load64(page + ANSWER['ERROR'])
@@ -208,6 +211,7 @@ def inject(vcpu, page):
     return 0
 
 
+@cold
 def write_mirrored(vcpu, groups):
     """Fill the state part of the page of a vCPU that lives on another core, with what came with its exit."""
     for group, start, size in GROUP_PLACES:
@@ -254,6 +258,7 @@ def announce(vcpu):
         scheduler.hand_over(vcpu.compartment, vcpu, None)
 
 
+@cold
 def stop_self(caller, how, detail):
     """STOP(SLOT_SELF): a task ends its own compartment, with one of the codes that are a VMM's to say."""
     if caller.number == 0:

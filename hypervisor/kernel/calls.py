@@ -23,6 +23,7 @@ from hypervisor.kernel.ring import rings
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.task import IN_VCPU_RUN, IN_WAIT
 from hypervisor.kernel.vcpu import vcpus
+from hypervisor.lib.cold import cold
 from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import share as shares
@@ -177,6 +178,7 @@ def ring_receive(caller, slot):
         wake(ring.sender)
 
 
+@cold
 def line(caller, slot, number):
     """LINE: who may use the machine's ports may also hear its interrupt lines."""
     if caller.slot_kind(slot) != PORTS:
@@ -188,6 +190,7 @@ def line(caller, slot, number):
         caller.task.answer(status.OK, R0)
 
 
+@cold
 def core_give(caller, core, region, first, count, module, size):
     """CORE_GIVE: at most BATCH frames of the caller's to a core that has not been started, all or nothing."""
     if caller.number != 0 or not cores.is_startable(core) or caller.slot_kind(region) != REGION:
@@ -208,6 +211,7 @@ def core_give(caller, core, region, first, count, module, size):
     caller.task.answer(status.OK, count)
 
 
+@cold
 def core_start(caller, core, step):
     """CORE_START: one step after the other; how long to wait between them is the caller's to know."""
     if caller.number != 0 or not this.is_first() or not links.is_peer(core):
@@ -220,6 +224,7 @@ def core_start(caller, core, step):
         caller.task.answer(status.BAD_STATE, R0)
 
 
+@cold
 def core_inspect(caller, core):
     """CORE_INSPECT: how another core is, and its last words in the task page."""
     if caller.number != 0 or not links.is_peer(core):
@@ -257,6 +262,7 @@ def port_out(caller, slot, port, size, value):
     caller.task.answer(code, R0)
 
 
+@cold
 def map_region(caller, slot, region, first, address, count, rights):
     target = named(caller, slot)
     if target is None or target.state == call.STATE_ENDED:
@@ -281,6 +287,7 @@ def map_region(caller, slot, region, first, address, count, rights):
     map_frames(caller.task, target, target.first[intmask(region)] + first, address, count, rights)
 
 
+@cold
 def create(caller, slot):
     if caller.number != 0:
         caller.task.answer(status.BAD_SLOT, R0)
@@ -291,6 +298,7 @@ def create(caller, slot):
     caller.task.answer(create_compartment(caller, intmask(slot)), R0)
 
 
+@cold
 def give(caller, slot, region, first, count, target_slot):
     """All or nothing for at most BATCH frames: each must be the caller's and unmapped."""
     target = other(caller, slot)
@@ -341,6 +349,7 @@ def hand_over(target, frame, count):
     frames.set_owners(frame, frame + count, target.owner)
 
 
+@cold
 def take(caller, slot, target_slot, own_slot):
     """The frames of an ended compartment come back from the end of the region; its mappings are already gone."""
     target = other(caller, slot)
@@ -366,6 +375,7 @@ def take(caller, slot, target_slot, own_slot):
     caller.task.answer(status.OK, size - count)
 
 
+@cold
 def receive(caller, slot, frame, count):
     """Let `slot` cover the frames: an empty slot, a region that begins where they end, or one that contains them anyway."""
     kind = caller.slot_kind(slot)
@@ -385,6 +395,7 @@ def receive(caller, slot, frame, count):
     return frame >= first and frame + count <= first + caller.second[mine]
 
 
+@cold
 def vcpu_create(caller, slot, target_slot, core, name):
     target = other(caller, slot)
     if target is None:
@@ -408,6 +419,7 @@ def vcpu_create(caller, slot, target_slot, core, name):
     caller.task.answer(create_vcpu(target, intmask(target_slot), intmask(core)), R0)
 
 
+@cold
 def ring_create(caller, from_slot, from_at, to_slot, to_at):
     sender = named(caller, from_slot)
     receiver = named(caller, to_slot)
@@ -438,6 +450,7 @@ def ring_create(caller, from_slot, from_at, to_slot, to_at):
     caller.task.answer(status.OK, R0)
 
 
+@cold
 def start(caller, slot, entry, stack, argument):
     target = other(caller, slot)
     if target is None:
@@ -465,6 +478,7 @@ def start(caller, slot, entry, stack, argument):
     caller.task.answer(status.OK, R0)
 
 
+@cold
 def stop(caller, slot, how, detail):
     target = named(caller, slot)
     if target is None:
@@ -483,6 +497,7 @@ def stop(caller, slot, how, detail):
     caller.task.answer(status.OK, R0)
 
 
+@cold
 def share(caller, slot, entitlement, cap, weight):
     target = other(caller, slot)
     if target is None:
@@ -501,6 +516,7 @@ def share(caller, slot, entitlement, cap, weight):
     caller.task.answer(status.OK, R0)
 
 
+@cold
 def inspect(caller, slot):
     target = other(caller, slot)
     if target is None:

@@ -13,6 +13,7 @@ from hypervisor.kernel.paging import Space
 from hypervisor.kernel.share import Share
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import NEVER, NOT_BLOCKED, Task
+from hypervisor.lib.cold import cold
 from hypervisor.spec import audit, call, ending, status
 from hypervisor.spec import exit as kinds
 
@@ -127,6 +128,7 @@ class Compartment(Account):
         publish_root(number * 2, r_uint(audit.KIND_TASK), number, self.space.root)
         publish_root(number * 2 + 1, r_uint(audit.KIND_NESTED), number, self.nested.root)
 
+    @cold
     def stop(self, how, detail):
         """End it: nothing of it runs again, its kernel pages are free, its creator is told. Its frames stay its own until the creator takes
         them. Where vCPUs of it run on other cores all of that comes when these have said that they run no longer."""
@@ -160,6 +162,7 @@ class Compartment(Account):
             if self.leaving == 0:
                 self.finish()
 
+    @cold
     def finish(self):
         """Nobody runs it."""
         self.state = call.STATE_ENDED

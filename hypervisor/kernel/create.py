@@ -15,6 +15,7 @@ from hypervisor.kernel.ring import rings
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import NOT_BLOCKED
 from hypervisor.kernel.vcpu import exit_reasons, vcpus
+from hypervisor.lib.cold import cold
 from hypervisor.spec import call, context, ending, status, xsave
 from hypervisor.spec import exit as kinds
 from hypervisor.spec.layout import PAGE, TASK_PAGE, VCPU_PAGE
@@ -24,6 +25,7 @@ FPU_CONTROL_RESET = r_uint(0x37f)       # as FNINIT leaves it; guests see the ar
 MXCSR_RESET = r_uint(0x1f80)
 
 
+@cold
 def create_compartment(creator, slot):
     """Returns a status; on OK the creator's slot holds the capability."""
     n = 1
@@ -113,6 +115,7 @@ def map_entry_range(compartment, address, end, rights):
     return status.OK
 
 
+@cold
 def create_vcpu(compartment, slot, core):
     """core: on which it is to live, below MOST. Returns a status; on OK the compartment's own slot holds the capability."""
     if compartment.vcpu_count >= limit.VCPUS_PER_VM:
@@ -148,6 +151,7 @@ def create_vcpu(compartment, slot, core):
     return status.OK
 
 
+@cold
 def open_away(vcpu, compartment):
     """What stands here for a vCPU of another core. At its VM's home it has the page that it shares with its VMM, and what came with its exit."""
     vcpu.control = R0
@@ -169,6 +173,7 @@ def map_vcpu_page(vcpu, compartment):
     return compartment.space.map(compartment, address, vcpu.page_hpa, task_leaf(call.READ | call.WRITE, False), 0)
 
 
+@cold
 def create_branch(creator, slot, core, name, offer):
     """The vCPUs of VM `name` of `core` that are to live here. Returns a status; on OK the creator's slot holds the capability."""
     code = create_compartment(creator, slot)
@@ -195,6 +200,7 @@ def create_branch(creator, slot, core, name, offer):
     return code
 
 
+@cold
 def open_vcpu(vcpu, compartment):
     if compartment.nested.root == R0:
         code = compartment.nested.open(compartment, switcher.vendor.table_bits())
@@ -265,6 +271,7 @@ def reset_vcpu(vcpu):
     memory.store32(vcpu.fpu + xsave.MXCSR, MXCSR_RESET)
 
 
+@cold
 def release_compartment(creator, compartment, slot):
     """An ended compartment without regions becomes free for the next CREATE. A branch first tells its home all that it has to."""
     if compartment.is_branch() and (compartment.news != 0 or compartment.name != NO_NAME):

@@ -10,6 +10,7 @@ from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import XCR0_X87, switcher
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import RAX, RBX, RCX, RDX
+from hypervisor.lib.cold import cold
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import ending
 from hypervisor.spec import exit as kinds
@@ -96,6 +97,7 @@ def interrupt(vector):
         timer.acknowledge()
 
 
+@cold
 def general_protection(vcpu):
     switcher.vendor.inject(vcpu, bits.VECTOR_GP, R0)
 
@@ -200,6 +202,7 @@ def write_pat(vcpu, value):
     switcher.vendor.advance(vcpu)
 
 
+@cold
 def xsetbv(vcpu):
     """XCR0 holds x87 always, AVX only with SSE. Source: Intel SDM Vol. 1, "Enabling the XSAVE Feature Set and XSAVE-Enabled Features"."""
     value = (vcpu.gpr(RDX) & LOW32) << 32 | (vcpu.gpr(RAX) & LOW32)

@@ -5,6 +5,7 @@ from hypervisor.kernel import limit
 from hypervisor.kernel.frames import frames
 from hypervisor.kernel.paging import ADDRESS_MASK, NOT_LARGE_ALIGNED, R0, task_leaf
 from hypervisor.kernel.switch import switcher
+from hypervisor.lib.cold import cold
 from hypervisor.spec import call, status
 from hypervisor.spec.layout import BOOT_PAGE, PAGE, STACK_PAGES, STACK_TOP, TASK_END, VCPU_PAGE
 
@@ -42,6 +43,7 @@ def rights_status(rights):
     return status.OK
 
 
+@cold
 def map_frames(task, target, frame, address, count, rights):
     """Map up to `count` frames; answers the task with how many were done."""
     code = rights_status(rights)
@@ -102,6 +104,7 @@ def enter(target, hpa, address, large, rights):
     return target.space.map(target, address, hpa, task_leaf(plain, large), level)
 
 
+@cold
 def unmap_pages(task, target, address, count, rights):
     """Take mappings away; a 2-MiB page only whole. Answers with the pages passed, holes included."""
     code = space_status(address, count, rights)

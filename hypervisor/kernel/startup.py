@@ -9,6 +9,7 @@ from rpython.rlib.unroll import unrolling_iterable
 from hypervisor.kernel.news import news
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.vcpu import RDX
+from hypervisor.lib.cold import cold
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import state as fields
 from hypervisor.spec.context import AREA
@@ -31,6 +32,7 @@ VALUES = [r_uint(_value) for _, _value in INITIAL]
 REGISTERS = unrolling_iterable([AREA[_name] for _name in GPR if _name != 'RSP'])
 
 
+@cold
 def init(vcpu):
     """INIT: everything but FPU, CR0's cache bits and most MSRs is as after a reset. vCPU 0 goes on at the reset vector, others wait."""
     vendor = switcher.vendor
@@ -54,6 +56,7 @@ def init(vcpu):
     vcpu.ready = vcpu.started and not vcpu.waiting
 
 
+@cold
 def startup(vcpu, vector):
     """STARTUP: go on in real mode at the start of page `vector`. Nothing happens to a vCPU that does not wait for it."""
     if not vcpu.waiting or not vcpu.started:

@@ -10,6 +10,7 @@ from rpython.rlib.unroll import unrolling_iterable
 from hypervisor.hw import cpu, memory
 from hypervisor.kernel import vector
 from hypervisor.kernel.switch import switcher
+from hypervisor.lib.cold import cold
 from hypervisor.spec import answer as rules
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import state as fields
@@ -119,6 +120,7 @@ def apply(vcpu, dirty):
 
 
 @dont_inline
+@cold
 def apply_rare(vcpu, page, dirty):
     """What an emulated instruction leaves alone."""
     if dirty & r_uint(GROUP_CPUID) != R0:

@@ -120,5 +120,18 @@ def test_only_entry_points_are_seen_outside_of_the_c_file(tmpdir):
     functions = re.findall(r'^(static|RPY_\w+) [^;()]*\b(pypy_g_\w+)\([^;]*\);$', header, re.MULTILINE)
     assert [name for how, name in functions if how != 'static'] == ['pypy_g_mix_and_count'] and len(functions) > 5
     assert re.findall(r'^static __attribute__\(\(noinline\)\) \w+ (\w+)', header, re.MULTILINE)[-1:] == ['pypy_g_counts_apart']     # first rpython's own
+    assert 'cold' not in header                 # no exit path is given
+
+
+def test_what_the_exit_path_does_not_reach_is_compiled_for_size(tmpdir):
+    translator = translate.optimised_translator([(mix_and_count, [lltype.Signed]), (exit_paths.makes_object, [lltype.Signed])])
+    translate.write_c(translator, [(mix_and_count, [lltype.Signed]), (exit_paths.makes_object, [lltype.Signed])], 'sample', str(tmpdir), [mix_and_count])
+    header = tmpdir.join('forwarddecl.h').read()
+    cold = re.findall(r'^static __attribute__\(\([\w, ]*cold\)\) [^;()]*\b(pypy_g_\w+)\([^;]*\);$', header, re.MULTILINE)
+    assert cold and 'pypy_g_counts_apart' not in cold
+
+
+def test_a_header_of_another_form_is_an_error(tmpdir):
+    tmpdir.join('sample.c').write('int x;')
     with pytest.raises(ValueError):
-        translate.keep_functions_private(str(tmpdir.join('sample.c')), [], [])
+        translate.keep_functions_private(str(tmpdir.join('sample.c')), [], [], [])

@@ -95,8 +95,9 @@ const char *bulkhead_exception_name(long *length)
 """
 
 
-def write_c(translator, entry_points, name, outdir):
-    """Write OUTDIR/NAME.c and its headers.  Returns the database, which knows every object's name in C."""
+def write_c(translator, entry_points, name, outdir, exit_path=()):
+    """Write OUTDIR/NAME.c and its headers.  Returns the database, which knows every object's name in C.
+    exit_path: functions; what they do not reach is rare.  Without any, nothing is known of that."""
     import py
     from rpython.translator.c.dlltool import CLibraryBuilder
     from rpython.translator.c.genc import gen_source
@@ -107,7 +108,7 @@ def write_c(translator, entry_points, name, outdir):
     with open(os.path.join(outdir, name + '.c'), 'a') as source:
         source.write(TAIL)
     keep_functions_private(os.path.join(outdir, 'forwarddecl.h'), [name_in_c(database, function) for function, _ in entry_points],
-                           set(never_inlined(database)))
+                           set(never_inlined(database)), set(rare(database, exit_path)))
     return database
 
 
@@ -123,17 +124,29 @@ def never_inlined(database):
             yield node.name
 
 
+def rare(database, exit_path):
+    """Names in C of what is marked @cold (hypervisor/lib/cold.py), and of what the exit path does not reach."""
+    import proofs
+    from callgraph import Reach
+    reached = set(Reach(database.translator, proofs.graphs_of_all(database.translator, exit_path)).order)
+    for node in database.globalcontainers():
+        graph = getattr(node.obj, 'graph', None)
+        if graph is not None and (exit_path and graph not in reached or getattr(getattr(graph, 'func', None), '_cold_', False)):
+            yield node.name
+
+
 PROTOTYPE = re.compile(r'^RPY_EXTERN ([^;()]*\b(pypy_g_\w+)\([^;]*\);)$', re.MULTILINE)       # of a function, in a generated header
 
 
-def keep_functions_private(header, entry_points, never):
+def keep_functions_private(header, entry_points, never, cold):
     """Make all others static: there is one C file, and what the compiler sees all callers of it may inline, or leave out.
-    never: those that it shall not inline."""
+    never: those that it shall not inline. cold: those that it shall compile for size."""
     def private(found):
         line, prototype, name = found.group(0, 1, 2)
         if name in entry_points:
             return line
-        return ('static __attribute__((noinline)) ' if name in never else 'static ') + prototype
+        attributes = [word for word, names in (('noinline', never), ('cold', cold)) if name in names]
+        return 'static ' + ('__attribute__((%s)) ' % ', '.join(attributes) if attributes else '') + prototype
     with open(header) as source:
         text, count = PROTOTYPE.subn(private, source.read())
     if not count:
@@ -177,7 +190,7 @@ def translate(program, outdir, target_name):
     findings = proofs.check(translator, target)
     if not findings:
         print('    %s: %s' % (program, proofs.extent(translator, target)))
-        write_c(translator, target.ENTRY_POINTS, program, outdir)
+        write_c(translator, target.ENTRY_POINTS, program, outdir, target.EXIT_PATH)
         write_facts(os.path.join(outdir, program + '.json'))
     return findings
 
