@@ -1,8 +1,8 @@
 """The straight path: an exit that the VMM answers, to the VMM and back to the guest without the loop.
 
 Where the quick path (quick.py) says that an exit is the VMM's, and the VMM waits in VCPU_RUN for just that, the assembly (boot/kernel/svm.S,
-vmx.S) asks `hand`, runs the VMM, and asks `answered` about what has come of it. A plain answer (COMPLETE, with nothing dirty) is
-applied and the guest goes on. Everything else is left to the loop, in the state in which the loop itself would have come there:
+vmx.S) asks `hand`, runs the VMM, and asks `answered` about what has come of it. Its answer is checked and applied as the loop would
+(answer.py), and the guest goes on. Everything else is left to the loop, in the state in which the loop itself would have come there:
 `answer.deliver` and the scheduler's hand-over are then made up for. So between the two nothing that others could see has changed; no other
 code of the kernel runs meanwhile, and whatever interrupts the VMM ends the straight path. Tests hold it against the loop
 (tests/unit/kernel/test_straight.py, tests/unit/vmx/test_vmx_straight.py).
@@ -22,14 +22,15 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu, memory
 from hypervisor.kernel import state
-from hypervisor.kernel.answer import complete_port, complete_registers, write_exit
+from hypervisor.kernel.answer import complete_port, complete_registers, take_answer, write_exit
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
-from hypervisor.spec import call
+from hypervisor.lib.cold import cold
+from hypervisor.spec import call, ending
 from hypervisor.spec import exit as kinds
-from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_LEAVE, QUICK_TASK
+from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_DONE, QUICK_LEAVE, QUICK_TASK
 from hypervisor.spec.vcpu import ANSWER, COMPLETE, MEMORY_BRINGS
 
 R0 = r_uint(0)
@@ -96,23 +97,30 @@ def straight_path(words):
     def answered(vector):
         """The VMM has come back. Returns QUICK_AGAIN when the guest may go on, QUICK_TASK when the loop has to see to it."""
         vcpu = switcher.owner
-        if not is_plain(vcpu, vector):
+        if not is_run(vcpu, vector):
             return leave(vcpu, vector)
+        page = vcpu.page
+        if memory.load64(page + ANSWER['ACTION']) | memory.load64(page + ANSWER['DIRTY']) != R0 or vcpu.exit_kind == kinds.MEMORY or not move_on(vcpu):
+            return answered_other(vcpu)
         if vcpu.exit_kind == kinds.IO:
-            if not move_on(vcpu):
-                return leave(vcpu, vector)
             complete_port(vcpu)
-        elif not complete_other(vcpu):
-            return leave(vcpu, vector)
+        else:
+            complete_registers(vcpu)
         vcpu.task.ticks += scheduler.lap()
         return QUICK_AGAIN
 
-    @dont_inline
-    def complete_other(vcpu):
-        if vcpu.exit_kind == kinds.MEMORY or not move_on(vcpu):
-            return False
-        complete_registers(vcpu)
-        return True
+    @dont_inline                            # what is not just completed
+    def answered_other(vcpu):
+        """As answer.vcpu_run does. What only the loop's way into the guest brings there is a new CR2 and an event."""
+        brings = memory.load64(vcpu.page + ANSWER['DIRTY']) & ~r_uint(state.OF_INSTRUCTIONS)
+        rule = take_answer(vcpu)
+        if rule != 0:
+            return refuse(vcpu, rule)
+        vcpu.task.ticks += scheduler.lap()
+        if brings != R0 or vcpu.event != R0 or vcpu.attention or vcpu.flush:
+            return QUICK_DONE
+        words.inject(vcpu, R0)              # the last entry's is delivered
+        return QUICK_AGAIN
 
     return hand, answered
 
@@ -126,12 +134,20 @@ def begin(vcpu):
 begin._always_inline_ = True
 
 
-def is_plain(vcpu, vector):
-    """Has the VMM completed the exit, changed nothing else, and waits as long as before? Then the timer is right, too."""
-    task, page = vcpu.task, vcpu.page
+def is_run(vcpu, vector):
+    """Does the VMM answer this exit, and wait as long as before? Then the timer is right, too."""
+    task = vcpu.task
     return (vector == GATE and task.argument(AREA['RAX']) == VCPU_RUN and task.argument(AREA['RDI']) == vcpu.slot and
-            task.argument(AREA['RSI']) == task.deadline and
-            memory.load64(page + ANSWER['ACTION']) | memory.load64(page + ANSWER['DIRTY']) == R0)
+            task.argument(AREA['RSI']) == task.deadline)
+
+
+@cold
+def refuse(vcpu, rule):
+    """The answer breaks a rule: the VM ends, and nothing of it is the loop's to see to."""
+    leave(vcpu, GATE)
+    back.pending = False
+    vcpu.compartment.stop(ending.VMM_BAD_ANSWER, r_uint(rule))
+    return QUICK_TASK
 
 
 @dont_inline

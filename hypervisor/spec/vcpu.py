@@ -12,7 +12,7 @@ EXIT_FIELDS = [
     'SELECTOR',     # IO: port.  MEMORY: gpa.  MSR_*: number.  CPUID: leaf | subleaf << 32.  TASK_SWITCH: of the new TSS
     'SIZE',         # IO: 1, 2 or 4 bytes
     'FLAGS',        # IO: IO_IN | IO_STRING | IO_REPEAT.  MEMORY: ACCESS_*.  TASK_SWITCH: TASK_*
-    'VALUE',        # IO out, MSR_WRITE: the value.  HLT: RFLAGS.  TASK_SWITCH: the exception's error code.
+    'VALUE',        # IO out, MSR_WRITE: the value (IO in: 0).  HLT: RFLAGS.  TASK_SWITCH: the exception's error code.
                     # MEMORY: CS_ATTRIBUTES | SS_ATTRIBUTES << 16
 ]
 ANSWER_FIELDS = [
