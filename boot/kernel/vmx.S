@@ -11,6 +11,8 @@
  *    area, and k_vmx_quick (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest goes on, with what else belongs to it
  *    still in the processor. Otherwise the rest of the registers and CR2 go to the area, and that answer is returned;
  * 5. when the instruction itself fails, return 1 (VMfailInvalid) or 2 (VMfailValid); the area is unchanged.
+ * 6. from vmx_entry_start to vmx_entry_end an NMI that is a doorbell leads to vmx_given_up (boot/kernel/entry.S), as does one that was noted
+ *    before: the guest is not entered, and QUICK_DONE is returned. The area is at the top of the stack, for that.
  * Nothing pushes on the area: interrupts are off, and NMI, #MC and #DF have stacks of their own.
  * An exit leaves GDTR with a limit of 64 KiB: LGDT again, or ring 3 could load descriptors out of whatever lies behind the GDT.
  * (IDTR's limit of 64 KiB does no harm: there are no vectors beyond 255.)
@@ -24,7 +26,7 @@ bh_vmx_run:
     pushq %r13
     pushq %r14
     pushq %r15
-    subq $8, %rsp                       /* the stack is aligned where k_vmx_quick is called */
+    pushq %rdi                          /* and the stack is aligned where k_vmx_quick is called */
     movq %rsp, VMX_HOST_STACK(%rdi)
     movq AREA_CR2(%rdi), %rax
     movq %cr2, %rcx
@@ -40,10 +42,15 @@ bh_vmx_run:
     load_guest
     vmlaunch
     jmp  failed
+    .global vmx_entry_start, vmx_entry_end, vmx_given_up
 again:
+vmx_entry_start:
+    cmpb $0, nmi_noted
+    jne  vmx_given_up
     movq AREA_RAX(%rbx), %rax
     load_guest
     vmresume
+vmx_entry_end:
 failed:
     movl $1, %eax
     jc   leave
@@ -61,6 +68,7 @@ bh_vmx_exit:
     call k_vmx_quick
     cmpl $QUICK_AGAIN, %eax
     je   again
+leave_guest:
     keep_kept
     movq %cr2, %rcx
     movq %rcx, AREA_CR2(%rbx)
@@ -74,6 +82,12 @@ leave:
     popq %rbp
     popq %rbx
     ret
+
+/* What an entry has loaded so far is what the area has, but for the registers that C functions keep. */
+vmx_given_up:
+    movq (%rsp), %rbx
+    movl $QUICK_DONE, %eax
+    jmp  leave_guest
 
 /* void bh_vmx_keep_gdt(void): once per core: the GDTR that exits bring back. */
     .global bh_vmx_keep_gdt

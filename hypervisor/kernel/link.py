@@ -15,7 +15,7 @@ from hypervisor.kernel.compartment import manager
 from hypervisor.kernel.core import this
 from hypervisor.kernel.paging import kernel_leaf
 from hypervisor.kernel.ring import move
-from hypervisor.spec import call, status
+from hypervisor.spec import call, lapic, status
 from hypervisor.spec import core as spec
 from hypervisor.spec.call import READ, WRITE
 from hypervisor.spec.cpu import VECTOR_DOORBELL
@@ -26,7 +26,8 @@ R1 = r_uint(1)
 NOBODY = -1
 CAPACITY = r_uint(spec.CAPACITY)
 HEAD, TAIL, STARVED = spec.STATUS['HEAD_0'], spec.STATUS['TAIL_0'], spec.STATUS['STARVED_0']
-STATE, TEXT_BYTES = spec.STATUS['STATE'], spec.STATUS['TEXT_BYTES']
+STATE, TEXT_BYTES, BY_NMI = spec.STATUS['STATE'], spec.STATUS['TEXT_BYTES'], spec.STATUS['BY_NMI']
+DOORBELL_NMI = r_uint(lapic.NMI << lapic.MODE_SHIFT | lapic.ICR_ASSERT)
 
 
 def of(core):
@@ -121,7 +122,10 @@ class Channel(object):
         """Have another core look at its links, if it listens."""
         if core != self.number and self.state(core) == r_uint(spec.RUNNING):
             memory.fence()
-            apic.send(this.apic[core], r_uint(VECTOR_DOORBELL))
+            if memory.load64(self.state_page(core) + BY_NMI) != R0:
+                apic.send(this.apic[core], DOORBELL_NMI)
+            else:
+                apic.send(this.apic[core], r_uint(VECTOR_DOORBELL))
 
     def room(self, core):
         """Bytes that the page for `core` has room for; none when the core's count cannot be true."""
@@ -213,6 +217,10 @@ class Links(Channel):
         while core < self.count:
             self.ring(core)
             core += 1
+
+    def say_by_nmi(self):
+        """This core's doorbell is an NMI. Said before it says that it runs: until then nobody rings."""
+        memory.store64(self.status_page(self.number) + BY_NMI, R1)
 
     def arrive(self):
         """The doorbell: signal the manager for each core that has news. Returns whose compartment that is, NOBODY when there are none."""
