@@ -60,6 +60,7 @@ def start(magic, information):
     code = open_timer_and_cores()
     if code != refusal.NONE:
         return code
+    vendor_number.owning = owned.why(vendor)
     if root.build() != status.OK:
         return refusal.NO_MEMORY
     code = load_manager()

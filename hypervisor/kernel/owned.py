@@ -54,15 +54,15 @@ class Owned(object):
         self.late = R0
         self.count = R0
 
-    def why(self):
+    def why(self, vendor):
         """Why a core of this machine, other than the first, does not lend its APIC (spec/owning.py)."""
         if not apic.x2apic:
             return owning.NO_X2APIC
-        return switcher.vendor.can_lend()
+        return vendor.can_lend()
 
     def open(self):
         """On a core that another one has started, when the vendor is enabled: from now on its doorbell is an NMI."""
-        self.possible = not this.is_first() and self.why() == owning.POSSIBLE
+        self.possible = not this.is_first() and self.why(switcher.vendor) == owning.POSSIBLE
         self.deadlines = cpu.cpuid(r_uint(1), R0, r_uint(2)) & r_uint(spec.LEAF_1_ECX_DEADLINE) != R0
         if self.possible:
             nmi.listen()
@@ -184,7 +184,7 @@ class Owned(object):
         apic.write(spec.TIMER, r_uint(spec.MASKED | bits.VECTOR_TIMER))
 
     def stop_count(self, own):
-        """Returns whether the timer has come to its end in between, or is over."""
+        """Returns whether the timer has come to its end in between."""
         before = apic.read(spec.CURRENT_COUNT)
         now = cpu.rdtsc()
         apic.write(spec.TIMER, r_uint(spec.MASKED | bits.VECTOR_TIMER) | own.lvt[TIMER] & r_uint(3 << 17))
@@ -193,7 +193,7 @@ class Owned(object):
         if self.how == ONE_SHOT:
             if left == R0:
                 own.deadline = R0
-            return left == R0
+            return left == R0 and before != R0
         # The vCPU's own periods go on where they would be: what the real ones are late by is made up for now.
         own.deadline = now + (left << 20) // timer.ratio - self.late
         own.started = own.deadline - (own.initial << own.shift())

@@ -55,17 +55,18 @@ class Station(Keeper):
 
     def wake_up(self):
         """When something is to be looked at though nobody has rung; 0: never. Each time costs a guest that has this core to itself an exit."""
-        nap = 0
+        poll = self.box.tsc_khz * r_uint(POLL_MS)
+        nap = max(self.spare, poll)         # nobody has more than the whole core
         if self.post.out_count > 0:
-            nap = POLL_MS
+            nap = poll
         for n in range(self.count):
-            if self.keys[n].count > 0 or self.vms[n].time_limit != 0:
-                nap = POLL_MS
-            elif self.vms[n].branch == AWAITED and nap == 0:
-                nap = IDLE_MS
-        if nap == 0:
+            if self.keys[n].count > 0:
+                nap = poll
+            elif self.vms[n].branch == AWAITED:
+                nap = min(nap, self.box.tsc_khz * r_uint(IDLE_MS))
+        if nap == ~r_uint(0):
             return r_uint(0)
-        return rdtsc() + self.box.tsc_khz * r_uint(nap)
+        return rdtsc() + nap
 
     # -- from the first core's manager
 

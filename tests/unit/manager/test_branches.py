@@ -170,7 +170,7 @@ def test_a_branch_may_end_before_its_vm_is_said_to_have_ended_and_after():
     for peer in (before, after):
         kernel = first([alpha(0), beta(1, 0)], [('sleep', 200)], peer)
         run = Run(kernel)
-        assert run.status == 0 and 'powered off' in run.row_of('beta') and [line for line in run.own_lines() if '[beta]' in line] == ['[beta] powered off']
+        assert run.status == 0 and 'powered off' in run.row_of('beta') and [line for line in run.own_lines() if line.startswith('[beta]')] == ['[beta] powered off']
         assert slot_of(BETA) not in kernel.manager.slots and run.manager.vms[BETA].branch == ELSEWHERE and not peer.told
 
 
