@@ -85,3 +85,12 @@ def test_a_guest_that_lets_nothing_in_is_ended_by_its_limit(machine):
 def test_a_guest_that_halts_for_ever_is_found_out(machine):
     result = run_box(on_cores(2, ticks('own', 1, 'count=10 deaf=2')), machine)
     assert result.table['own'].how == 'halted with nothing left to wake it', result
+
+
+def test_another_cores_interrupts_reach_a_guest_that_has_the_local_apic(machine):
+    """They come at any moment: while the guest runs, while the kernel answers its CPUID, and just before it is entered again."""
+    description = on_cores(2, vm('own', 'ticks', command_line='every=200 partner=4000', vcpus=2, cpus=[0, 1], host_tsc=True))
+    result = run_box(description, machine, quantum=1 if machine == 'bochs' else None)
+    assert result.lines['own'][-1] == 'ticks: the second processor had 4000 of 4000 interrupts, 0 late, and its ticks', result
+    if machine == 'bochs':
+        assert result.table['own'].exits['nmi'] > 100, result
