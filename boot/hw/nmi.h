@@ -3,6 +3,9 @@
 #define BULKHEAD_HW_NMI_H
 
 extern volatile unsigned char nmi_rings, nmi_noted, apic_lent;
+extern volatile unsigned long nmi_count;
+
+static inline unsigned long bh_nmi_count(void) { return nmi_count; }
 
 static inline void bh_nmi_listen(void) { nmi_rings = 1; }
 

@@ -87,6 +87,7 @@ entered_from_kernel:
 nmi_entered:
     cmpb $0, nmi_rings(%rip)
     je   3f
+    incq nmi_count(%rip)
     pushq %rax
     cmpb $0, apic_lent(%rip)
     jne  1f
@@ -332,7 +333,9 @@ tss_end:
     .global kernel_root
 kernel_root:
     .quad 0
-    .global nmi_rings, nmi_noted, apic_lent
+    .global nmi_rings, nmi_noted, apic_lent, nmi_count
+nmi_count:
+    .quad 0
 nmi_rings:
     .byte 0
 nmi_noted:

@@ -18,12 +18,14 @@ class FakeNmi(object):
         self.listening = False
         self.held = False
         self.noted = False
+        self.count = 0
         self.blocked = False        # by an exit, until `unblock`
         self.interrupt = None       # called where an NMI becomes an interrupt
 
     def arrive(self):
         """An NMI comes while the kernel or a task runs."""
         assert self.listening and not self.blocked
+        self.count += 1
         if self.held:
             self.noted = True
         else:
@@ -57,7 +59,8 @@ def _external(name, result, double):
     return rffi.llexternal('bh_nmi_' + name, [], result, compilation_info=_ECI, _nowrapper=True, _callable=double)
 
 
-# listen(): from now on, for good, NMIs are doorbells.  hold(), release(): whether one has come meanwhile.  unblock(): after an exit for one.
+# count(): how many have come, but for those that were exits.  listen(): from now on, for good, NMIs are doorbells.  hold(), release(): whether one has come meanwhile.  unblock(): after an exit for one.
+count = _external('count', lltype.Unsigned, lambda: r_uint(fake.count))
 listen = _external('listen', lltype.Void, _fake_listen)
 hold = _external('hold', lltype.Void, _fake_hold)
 release = _external('release', lltype.Unsigned, _fake_release)

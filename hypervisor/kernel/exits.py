@@ -2,7 +2,7 @@
 from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.hw import memory, nmi
+from hypervisor.hw import memory
 from hypervisor.kernel import answer, hypercall, interrupts, state
 from hypervisor.kernel.line import lines
 from hypervisor.kernel.owned import owned
@@ -100,7 +100,7 @@ def interrupt(vector):
 def nmi_exit():
     """Of the machine's: another core's doorbell, or nobody's business."""
     if owned.possible:
-        nmi.unblock()
+        owned.nmi_exit()
         scheduler.favour(scheduler.bell.answer())
 
 

@@ -26,7 +26,7 @@ R1 = r_uint(1)
 NOBODY = -1
 CAPACITY = r_uint(spec.CAPACITY)
 HEAD, TAIL, STARVED = spec.STATUS['HEAD_0'], spec.STATUS['TAIL_0'], spec.STATUS['STARVED_0']
-STATE, TEXT_BYTES, BY_NMI = spec.STATUS['STATE'], spec.STATUS['TEXT_BYTES'], spec.STATUS['BY_NMI']
+STATE, TEXT_BYTES, BY_NMI, NMIS = [spec.STATUS[name] for name in ('STATE', 'TEXT_BYTES', 'BY_NMI', 'NMIS_0')]
 DOORBELL_NMI = r_uint(lapic.NMI << lapic.MODE_SHIFT | lapic.ICR_ASSERT)
 
 
@@ -121,10 +121,13 @@ class Channel(object):
     def ring(self, core):
         """Have another core look at its links, if it listens."""
         if core != self.number and self.state(core) == r_uint(spec.RUNNING):
-            memory.fence()
             if memory.load64(self.state_page(core) + BY_NMI) != R0:
+                count = self.state_page(self.number) + NMIS + of(core)
+                memory.store64(count, memory.load64(count) + 1)
+                memory.fence()
                 apic.send(this.apic[core], DOORBELL_NMI)
             else:
+                memory.fence()
                 apic.send(this.apic[core], r_uint(VECTOR_DOORBELL))
 
     def room(self, core):
@@ -221,6 +224,16 @@ class Links(Channel):
     def say_by_nmi(self):
         """This core's doorbell is an NMI. Said before it says that it runs: until then nobody rings."""
         memory.store64(self.status_page(self.number) + BY_NMI, R1)
+
+    def nmis(self):
+        """How many NMIs all others have sent this core."""
+        total = R0
+        core = 0
+        while core < self.count:
+            if core != self.number:
+                total += memory.load64(self.status_page(core) + NMIS + of(self.number))
+            core += 1
+        return total
 
     def arrive(self):
         """The doorbell: signal the manager for each core that has news. Returns whose compartment that is, NOBODY when there are none."""

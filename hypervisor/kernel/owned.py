@@ -14,6 +14,7 @@ Source: Intel SDM Vol. 3A, "Extended XAPIC (x2APIC)", "Local APIC Timer"; Vol. 3
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory, nmi
+from hypervisor.kernel import panic
 from hypervisor.kernel.apic import apic
 from hypervisor.kernel.compartment import bounds, compartments
 from hypervisor.kernel.core import this
@@ -50,6 +51,7 @@ class Owned(object):
     def __init__(self):
         self.possible = False
         self.deadlines = False          # the processor has TSC_DEADLINE
+        self.nmi_exits = R0
         self.how = STOPPED
         self.late = R0
         self.count = R0
@@ -67,6 +69,15 @@ class Owned(object):
         if self.possible:
             nmi.listen()
             links.say_by_nmi()
+
+    def nmi_exit(self):
+        self.nmi_exits += 1
+        nmi.unblock()
+
+    def check_nmis(self):
+        """Two that come together are one, so fewer come than are sent, never more."""
+        if self.possible and nmi.count() + self.nmi_exits > links.nmis():
+            panic.stray_nmi()
 
     # -- may it be lent?
 

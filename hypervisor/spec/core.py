@@ -24,7 +24,9 @@ assert HANDOVER['END'] <= 4096
 # The status page. head: bytes ever put into the page for core n; tail: bytes ever taken out of core n's page for this one;
 # starved: this core has more for core n than there was room for.
 STATUS = offsets(['HEAD_%d' % n for n in range(MOST)] + ['TAIL_%d' % n for n in range(MOST)] +
-                 ['STARVED_%d' % n for n in range(MOST)] + ['STATE', 'TEXT_BYTES', 'BY_NMI'])      # BY_NMI: its doorbell is an NMI
+                 ['STARVED_%d' % n for n in range(MOST)] + ['STATE', 'TEXT_BYTES', 'BY_NMI'] +
+                 ['NMIS_%d' % n for n in range(MOST)])
+# BY_NMI: this core's doorbell is an NMI. NMIS: how many of them this core has sent to core n.
 STATUS_TEXT = 1024              # the last words of a core that died
 STATUS_TEXT_BYTES = 3072
 assert STATUS['END'] <= STATUS_TEXT and STATUS_TEXT + STATUS_TEXT_BYTES == 4096

@@ -125,6 +125,8 @@ def test_a_core_that_lends_its_local_apic_is_rung_by_nmi(boxes):
     box.put(0, 2, b'x')
     box.put(1, 2, b'x')
     assert rung == [(101, lapic.NMI << 8 | lapic.ICR_ASSERT), (102, VECTOR_DOORBELL), (102, VECTOR_DOORBELL)]
+    box.put(2, 1, b'x')
+    assert [int(box.run(n).nmis()) for n in range(3)] == [0, 2, 0]
 
 
 def test_links_know_where_their_own_cores_messages_go(boxes):

@@ -7,6 +7,7 @@ from hypervisor.hw import cpu, nmi
 from hypervisor.hw import memory as hw_memory
 from hypervisor.hw import vmx as hw
 from hypervisor.kernel import loop
+from hypervisor.kernel import owned as owned_module
 from hypervisor.kernel.apic import apic
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import bounds, compartments, manager
@@ -440,6 +441,26 @@ def test_a_doorbell_just_before_the_entry_is_not_lost(box):
         return QUICK_DONE               # the assembly gives the entry up
     assert box.run(guest)
     assert box.real.irr == {bits.VECTOR_DOORBELL} and not box.vcpu.owns and not nmi.fake.held
+
+
+def test_an_nmi_that_nobody_has_sent_stops_the_core(monkeypatch):
+    sent = [2]
+    stopped = []
+    monkeypatch.setattr(owned_module, 'links', type('Links', (object,), {'nmis': staticmethod(lambda: r_uint(sent[0]))}))
+    monkeypatch.setattr(owned_module.panic, 'stray_nmi', lambda: stopped.append(True))
+    box = Box()
+    nmi.fake.arrive()
+    owned.nmi_exit()
+    owned.check_nmis()
+    assert not stopped, 'two sent, two come'
+    nmi.fake.arrive()
+    sent[0] = 4
+    owned.check_nmis()
+    assert not stopped, 'two of them were one'
+    sent[0] = 2
+    owned.check_nmis()
+    assert stopped and box.own
+    CLEAN.restore()
 
 
 def test_a_doorbell_while_it_is_lent_in_vain_is_not_lost(box):
