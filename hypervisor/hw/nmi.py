@@ -59,7 +59,8 @@ def _external(name, result, double):
     return rffi.llexternal('bh_nmi_' + name, [], result, compilation_info=_ECI, _nowrapper=True, _callable=double)
 
 
-# count(): how many have come, but for those that were exits.  listen(): from now on, for good, NMIs are doorbells.  hold(), release(): whether one has come meanwhile.  unblock(): after an exit for one.
+# listen(): from now on, for good, NMIs are doorbells.  hold(), release(): whether one has come meanwhile.  unblock(): after an exit for one.
+# count(): how many have come, but for those that were exits.
 count = _external('count', lltype.Unsigned, lambda: r_uint(fake.count))
 listen = _external('listen', lltype.Void, _fake_listen)
 hold = _external('hold', lltype.Void, _fake_hold)
