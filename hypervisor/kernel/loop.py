@@ -37,13 +37,13 @@ def step():
 def run_vcpu(vcpu):
     if switcher.owner is not vcpu:
         switcher.claim(vcpu)
-    if vcpu.ticked and owned.lend(vcpu):
-        exited = switcher.vendor.run(vcpu)
+    if vcpu.ticked:
+        owned.lend(vcpu)
+    if vcpu.attention and not interrupts.prepare(vcpu):
+        return
+    exited = switcher.vendor.run(vcpu)
+    if vcpu.owns:
         owned.take_back(vcpu)
-    else:
-        if vcpu.attention and not interrupts.prepare(vcpu):
-            return
-        exited = switcher.vendor.run(vcpu)
     if exited:
         exits.handle(vcpu)
 

@@ -11,6 +11,7 @@ machine's, TSC_DEADLINE; so it can neither mask an NMI nor send anything.
 
 Source: Intel SDM Vol. 3A, "Extended XAPIC (x2APIC)", "Local APIC Timer"; Vol. 3C, "VMX Preemption Timer".
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory, nmi
@@ -81,20 +82,20 @@ class Owned(object):
 
     # -- may it be lent?
 
+    @dont_inline                        # most entries and exits are not about that
     def lend(self, vcpu):
-        """Called before an entry, after a tick. Returns whether the APIC is the guest's now; then nothing is left to inject."""
+        """Called before an entry, after a tick. If the APIC is the guest's now (vcpu.owns) nothing is left to inject."""
         vcpu.ticked = False
         if not self.possible or not is_alone(vcpu) or not is_plain(vcpu):
-            return False
+            return
         now = cpu.rdtsc()
         moment = nearest(now)
         if moment - now < scheduler.shortest or not self.choose_timer(vcpu.apic, now) or not self.take_from_kernel():
-            return False
+            return
         switcher.vendor.lend(vcpu, moment - now, self.deadlines and vcpu.apic.tsc_offset == R0)
         vcpu.owns = True
         vcpu.attention = False
         self.give(vcpu.apic)
-        return True
 
     def choose_timer(self, own, now):
         """What the real timer is to do. Returns False when it cannot do that, or not now."""
@@ -160,6 +161,7 @@ class Owned(object):
         elif self.how != STOPPED:
             apic.write(spec.INITIAL_COUNT, self.count)
 
+    @dont_inline
     def take_back(self, vcpu):
         """Called after the run. The APIC is the kernel's, and the vCPU's own one has all that the guest would find in it."""
         own = vcpu.apic

@@ -8,7 +8,8 @@
  * deaf=0       1: after its ticks it spins for ever with interrupts off and the highest TPR; 2: it halts so
  * self=0       every so many ticks it interrupts itself as well
  * partner=0    it is the second processor that ticks, and the first one interrupts it so often, each time after another while. The second one asks
- *              CPUID all the time, and a little longer; then it leaves nobody any other chance to notice */
+ *              CPUID all the time, and a little longer; then it leaves nobody any other chance to notice
+ * patience=20  milliseconds after which such an interrupt is late */
 #include "runtime.h"
 #include "irq.h"
 
@@ -16,7 +17,7 @@ enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0, X2APIC_MODE = 1 << 10, TP
        INITIAL = 0x838, DIVIDE = 0x83e, SELF_IPI = 0x83f, ICR = 0x830 };
 enum { INIT = 5 << 8, STARTUP = 6 << 8, ASSERT = 1 << 14 };
 enum { ONE_SHOT = 0, PERIODIC = 1 << 17, DEADLINE = 2 << 17, DIVIDE_BY_1 = 0xb, TICKS_PER_COUNT = 16, VECTOR = 0x51, OTHER = 0x41 };
-enum { LEAF_TIMING = 0x40000010, LEAST_ASKED = 6, MORE_ASKED = 32, PATIENCE_MS = 20 };
+enum { LEAF_TIMING = 0x40000010, LEAST_ASKED = 6, MORE_ASKED = 32 };
 
 /* What smp_start.S leaves and finds. */
 static volatile struct { u32 cs, flags, cr0, efer, edx, starts, unused[2]; u8 gdt[16]; u32 cr3; } *const mailbox = (void *)0x7000;
@@ -119,7 +120,7 @@ static void start_partner(void)
 
 static int with_partner(word times)
 {
-    word lost = 0;
+    word lost = 0, patience = option("patience", 20) * khz;
     open_apic();
     asks = 1;
     start_partner();
@@ -129,7 +130,7 @@ static int with_partner(word times)
         word before = irq_count[OTHER], since = rdtsc();
         sent = 1;
         wrmsr(ICR, 1ul << 32 | ASSERT | OTHER);
-        while (irq_count[OTHER] == before && rdtsc() - since < PATIENCE_MS * khz)
+        while (irq_count[OTHER] == before && rdtsc() - since < patience)
             asm volatile("pause");
         lost += irq_count[OTHER] == before;
         spin(n * 7 % 5000);
