@@ -28,7 +28,7 @@ static inline void bh_copy(unsigned long to, unsigned long from, unsigned long b
 /* What was written before is seen by other cores before anything is read or written after. */
 static inline void bh_fence(void)
 {
-    __asm__ volatile("mfence" : : : "memory");
+    __asm__ volatile("mfence; lfence" : : : "memory");      /* LFENCE: a WRMSR (to x2APIC's ICR) is no access that MFENCE keeps behind it */
 }
 
 static inline void bh_clear(unsigned long to, unsigned long bytes)

@@ -102,6 +102,41 @@ entered_from_kernel:
     addq $16, %rsp
     iretq
 
+/* Called by the processor for an NMI, on a stack of its own; NMIs are blocked until its IRET.
+ * Where NMIs are other cores' doorbells (boot/hw/nmi.h) it makes an interrupt of it, which waits until somebody lets interrupts in. While
+ * the local APIC is lent to a guest that one would be the guest's: then the NMI is noted, and an entry that has looked at the note already
+ * is given up (boot/kernel/vmx.S). Anywhere else an NMI is an exception like others.
+ * A task's root may be loaded; only RAX, RCX and RDX are touched, and kept. */
+nmi_entered:
+    cmpb $0, nmi_rings(%rip)
+    je   3f
+    incq nmi_count(%rip)
+    pushq %rax
+    cmpb $0, apic_lent(%rip)
+    jne  1f
+    pushq %rcx
+    pushq %rdx
+    movl $MSR_SELF_IPI, %ecx
+    movl $VECTOR_DOORBELL, %eax
+    xorl %edx, %edx
+    wrmsr
+    popq %rdx
+    popq %rcx
+    popq %rax
+    iretq
+1:  movb $1, nmi_noted(%rip)
+    movq 8(%rsp), %rax                  /* RIP */
+    cmpq $vmx_entry_start, %rax
+    jb   2f
+    cmpq $vmx_entry_end, %rax
+    jae  2f
+    movq $vmx_given_up, 8(%rsp)
+2:  popq %rax
+    iretq
+3:  pushq $0
+    pushq $2
+    jmp  entered
+
 /* The last step of task_run, on the entry stack: RAX = the task's root, its own RAX and its frame are on the stack. */
     .global entry_leave
 entry_leave:
@@ -255,6 +290,18 @@ bh_wait_interrupt:
     movq pending_vector, %rax
     ret
 
+/* void bh_nmi_unblock(void): after an exit for an NMI, which blocks further ones: IRET to where we are. */
+    .global bh_nmi_unblock
+bh_nmi_unblock:
+    movq %rsp, %rax
+    pushq $KERNEL_DS
+    pushq %rax
+    pushfq
+    pushq $KERNEL_CS
+    pushq $1f
+    iretq
+1:  ret
+
 /* void load_tables(void): called once per core from start64, before anything can fault.
  * 1. fill the IDT; 2. put the TSS's address into its descriptor; 3. load GDT, IDT, TR. */
     .global load_tables
@@ -279,6 +326,10 @@ load_tables:
     jb   1b
     movb $1, idt + 8 * 16 + 4           /* #DF on its own stack */
     movb $2, idt + 2 * 16 + 4           /* NMI */
+    movq $nmi_entered, %rax
+    movw %ax, idt + 2 * 16
+    shrq $16, %rax
+    movw %ax, idt + 2 * 16 + 6          /* the rest is as of the stubs */
     movb $2, idt + 18 * 16 + 4          /* #MC */
     movb $0xee, idt + CALL_GATE * 16 + 5        /* the only gate of ring 3 */
 
@@ -343,6 +394,15 @@ tss_end:
     .global kernel_root
 kernel_root:
     .quad 0
+    .global nmi_rings, nmi_noted, apic_lent, nmi_count
+nmi_count:
+    .quad 0
+nmi_rings:
+    .byte 0
+nmi_noted:
+    .byte 0
+apic_lent:
+    .byte 0
     .balign 16
     .skip 512
 nmi_stack_top:

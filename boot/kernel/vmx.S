@@ -13,6 +13,8 @@
  * 5. QUICK_HAND: then k_vmx_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and k_vmx_answered hears
  *    with which vector it has come back. QUICK_AGAIN: the guest goes on; nothing has changed CR2 since its exit;
  * 6. when the instruction itself fails, return 1 (VMfailInvalid) or 2 (VMfailValid); the area is unchanged.
+ * 7. from vmx_entry_start to vmx_entry_end an NMI that is a doorbell leads to vmx_given_up (boot/kernel/entry.S), as does one that was noted
+ *    before: the guest is not entered, and QUICK_DONE is returned. The area is at the top of the stack, for that.
  * Nothing pushes on the area: interrupts are off, and NMI, #MC and #DF have stacks of their own.
  * An exit leaves GDTR with a limit of 64 KiB: LGDT again, or ring 3 could load descriptors out of whatever lies behind the GDT.
  * (IDTR's limit of 64 KiB does no harm: there are no vectors beyond 255.)
@@ -42,10 +44,15 @@ bh_vmx_run:
     load_guest
     vmlaunch
     jmp  failed
+    .global vmx_entry_start, vmx_entry_end, vmx_given_up
 again:
+vmx_entry_start:
+    cmpb $0, nmi_noted
+    jne  vmx_given_up
     movq AREA_RAX(%rbx), %rax
     load_guest
     vmresume
+vmx_entry_end:
 failed:
     movl $1, %eax
     jc   leave
@@ -63,6 +70,7 @@ bh_vmx_exit:
     call k_vmx_quick
     cmpl $QUICK_AGAIN, %eax
     je   again
+leave_guest:
     keep_kept
     movq %cr2, %rcx
     movq %rcx, AREA_CR2(%rbx)
@@ -90,6 +98,12 @@ hand:
     movq (%rsp), %rbx
     load_kept %rbx
     jmp  again
+
+/* What an entry has loaded so far is what the area has, but for the registers that C functions keep. */
+vmx_given_up:
+    movq (%rsp), %rbx
+    movl $QUICK_DONE, %eax
+    jmp  leave_guest
 
 /* void bh_vmx_keep_gdt(void): once per core: the GDTR that exits bring back. */
     .global bh_vmx_keep_gdt

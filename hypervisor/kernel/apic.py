@@ -1,4 +1,4 @@
-"""This core's own local APIC, by its page or, where the firmware has switched to x2APIC mode, by MSRs.
+"""This core's own local APIC, by MSRs or, where the processor has no x2APIC mode, by its page.
 
 Source: Intel SDM Vol. 3A, "Advanced Programmable Interrupt Controller (APIC)".
 """
@@ -29,8 +29,11 @@ class Apic(object):
         """While memory is mapped one to one."""
         base = cpu.rdmsr(r_uint(MSR_APIC_BASE))
         self.window = self.base()
-        self.x2apic = base & r_uint(lapic.APIC_BASE_X2APIC) != R0
         cpu.wrmsr(r_uint(MSR_APIC_BASE), base | r_uint(lapic.APIC_BASE_ENABLE))
+        self.x2apic = base & r_uint(lapic.APIC_BASE_X2APIC) != R0
+        if not self.x2apic and cpu.cpuid(r_uint(1), R0, r_uint(2)) & r_uint(lapic.LEAF_1_ECX_X2APIC) != R0:
+            cpu.wrmsr(r_uint(MSR_APIC_BASE), base | r_uint(lapic.APIC_BASE_ENABLE | lapic.APIC_BASE_X2APIC))
+            self.x2apic = True
 
     def relocate(self):
         """The kernel root is loaded: the registers are at their address there."""

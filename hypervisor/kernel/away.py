@@ -15,6 +15,7 @@ from hypervisor.kernel.create import create_branch
 from hypervisor.kernel.link import links, wires
 from hypervisor.kernel.news import news
 from hypervisor.kernel.offer import core_of, offers
+from hypervisor.kernel.owned import owned
 from hypervisor.kernel.scheduler import Bell, scheduler
 from hypervisor.kernel.task import IN_ASK
 from hypervisor.kernel.wire import BODY, HEADER, wire
@@ -366,6 +367,7 @@ def take_vectors(apic):
 
 class Doorbell(Bell):
     def answer(self):
+        owned.check_nmis()
         told = links.arrive()
         receive()
         return told

@@ -237,6 +237,8 @@ def reset_common(vcpu):
     vcpu.waiting = vcpu.index > 0
     vcpu.init = False
     vcpu.attention = False
+    vcpu.ticked = False
+    vcpu.owns = False
     vcpu.news = 0
     vcpu.untold = 0
     vcpu.to_raise = 0

@@ -5,6 +5,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import memory
 from hypervisor.kernel import answer, hypercall, interrupts, state
 from hypervisor.kernel.line import lines
+from hypervisor.kernel.owned import owned
 from hypervisor.kernel.quick import is_pat
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import XCR0_X87, switcher
@@ -66,7 +67,7 @@ def handle_other(vcpu, kind):
     elif kind == kinds.WINDOW:
         interrupts.window(vcpu)
     elif kind == kinds.NMI:
-        return
+        nmi_exit()
     elif kind == kinds.ENTRY_FAILED:
         vcpu.compartment.stop(ending.ENTRY_FAILED, r_uint(switcher.vendor.explain(vcpu)))
     elif kind == kinds.EXCEPTION:
@@ -95,6 +96,13 @@ def interrupt(vector):
         scheduler.favour(scheduler.bell.answer())
     elif vector != r_uint(bits.VECTOR_SPURIOUS) and vector >= r_uint(32):
         timer.acknowledge()
+
+
+def nmi_exit():
+    """Of the machine's: another core's doorbell, or nobody's business."""
+    if owned.possible:
+        owned.nmi_exit()
+        scheduler.favour(scheduler.bell.answer())
 
 
 @cold

@@ -11,7 +11,7 @@ from hypervisor.kernel.inventory import inventory
 from hypervisor.kernel.multiboot import loader
 from hypervisor.kernel.paging import task_leaf
 from hypervisor.kernel.timer import timer
-from hypervisor.spec import boot, call, program, refusal, status
+from hypervisor.spec import boot, call, owning, program, refusal, status
 from hypervisor.spec.call import EXECUTE, READ, WRITE
 from hypervisor.spec.context import AREA
 from hypervisor.spec.cpu import RFLAGS_FIXED, RFLAGS_IF
@@ -100,6 +100,7 @@ def write_boot_page(page):
     memory.store64(page + boot.MANAGER['CORE'], r_uint(this.number))
     memory.store64(page + boot.MANAGER['CORES'], r_uint(this.count))
     memory.store64(page + boot.MANAGER['CORE_FRAMES'], inventory.core_bytes() >> 12)
+    memory.store64(page + boot.MANAGER['OWNING'], r_uint(vendor_number.owning))
 
 
 def endow():
@@ -134,10 +135,11 @@ def begin(entry):
 
 
 class VendorNumber(object):
-    """Which vendor's processor this is, for the boot page."""
+    """Which vendor's processor this is, for the boot page; and whether its local APIC can be lent (owned.py)."""
 
     def __init__(self):
         self.value = 0
+        self.owning = owning.POSSIBLE
 
 
 vendor_number = VendorNumber()

@@ -15,7 +15,7 @@ from hypervisor.kernel.compartment import manager
 from hypervisor.kernel.core import this
 from hypervisor.kernel.paging import kernel_leaf
 from hypervisor.kernel.ring import move
-from hypervisor.spec import call, status
+from hypervisor.spec import call, lapic, status
 from hypervisor.spec import core as spec
 from hypervisor.spec.call import READ, WRITE
 from hypervisor.spec.cpu import VECTOR_DOORBELL
@@ -26,7 +26,8 @@ R1 = r_uint(1)
 NOBODY = -1
 CAPACITY = r_uint(spec.CAPACITY)
 HEAD, TAIL, STARVED = spec.STATUS['HEAD_0'], spec.STATUS['TAIL_0'], spec.STATUS['STARVED_0']
-STATE, TEXT_BYTES, HELD = spec.STATUS['STATE'], spec.STATUS['TEXT_BYTES'], spec.STATUS['HELD']
+STATE, TEXT_BYTES, HELD, BY_NMI, NMIS = [spec.STATUS[name] for name in ('STATE', 'TEXT_BYTES', 'HELD', 'BY_NMI', 'NMIS_0')]
+DOORBELL_NMI = r_uint(lapic.NMI << lapic.MODE_SHIFT | lapic.ICR_ASSERT)
 
 
 def of(core):
@@ -120,8 +121,14 @@ class Channel(object):
     def ring(self, core):
         """Have another core look at its links, if it listens."""
         if core != self.number and self.state(core) == r_uint(spec.RUNNING):
-            memory.fence()
-            apic.send(this.apic[core], r_uint(VECTOR_DOORBELL))
+            if memory.load64(self.state_page(core) + BY_NMI) != R0:
+                count = self.state_page(self.number) + NMIS + of(core)
+                memory.store64(count, memory.load64(count) + 1)
+                memory.fence()
+                apic.send(this.apic[core], DOORBELL_NMI)
+            else:
+                memory.fence()
+                apic.send(this.apic[core], r_uint(VECTOR_DOORBELL))
 
     def room(self, core):
         """Bytes that the page for `core` has room for; none when the core's count cannot be true."""
@@ -213,6 +220,20 @@ class Links(Channel):
         while core < self.count:
             self.ring(core)
             core += 1
+
+    def say_by_nmi(self):
+        """This core's doorbell is an NMI. Said before it says that it runs: until then nobody rings."""
+        memory.store64(self.status_page(self.number) + BY_NMI, R1)
+
+    def nmis(self):
+        """How many NMIs all others have sent this core."""
+        total = R0
+        core = 0
+        while core < self.count:
+            if core != self.number:
+                total += memory.load64(self.status_page(core) + NMIS + of(self.number))
+            core += 1
+        return total
 
     def arrive(self):
         """The doorbell: signal the manager for each core that has news. Returns whose compartment that is, NOBODY when there are none."""

@@ -7,6 +7,7 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.hw import cpu
 from hypervisor.kernel import calls, exits, interrupts, panic
 from hypervisor.kernel.news import news
+from hypervisor.kernel.owned import owned
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.straight import back
 from hypervisor.kernel.switch import switcher
@@ -37,9 +38,14 @@ def step():
 def run_vcpu(vcpu):
     if switcher.owner is not vcpu:
         switcher.claim(vcpu)
+    if vcpu.ticked:
+        owned.lend(vcpu)
     if vcpu.attention and not interrupts.prepare(vcpu):
         return
-    if switcher.vendor.run(vcpu):
+    exited = switcher.vendor.run(vcpu)
+    if vcpu.owns:
+        owned.take_back(vcpu)
+    if exited:
         exits.handle(vcpu)
     elif back.pending:
         back.pending = False

@@ -12,6 +12,7 @@ from hypervisor.kernel.first import load_manager, relocate_manager, vendor_numbe
 from hypervisor.kernel.inventory import inventory
 from hypervisor.kernel.link import links, wires
 from hypervisor.kernel.multiboot import loader
+from hypervisor.kernel.owned import owned
 from hypervisor.kernel.root import root
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.state import features
@@ -59,6 +60,7 @@ def start(magic, information):
     code = open_timer_and_cores()
     if code != refusal.NONE:
         return code
+    vendor_number.owning = owned.why(vendor)
     if root.build() != status.OK:
         return refusal.NO_MEMORY
     code = load_manager()
@@ -80,6 +82,7 @@ def start(magic, information):
     if not wire.open() or not away.inbox.open():
         return refusal.NO_MEMORY
     timer.start()
+    owned.open()
     scheduler.open()
     return refusal.NONE
 

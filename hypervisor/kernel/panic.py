@@ -84,6 +84,12 @@ def refuse(number):
     stop()
 
 
+def stray_nmi():
+    """On a core whose doorbell is an NMI: one that nobody has sent."""
+    title('an NMI that is no doorbell')
+    stop()
+
+
 def manager_fault(vector, rip):
     """The manager is trusted: without it there is no box."""
     what = 'an unknown vector'

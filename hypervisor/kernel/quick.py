@@ -20,7 +20,7 @@ same and everything else, and tests hold the two against each other (tests/unit/
 from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.hw import memory
+from hypervisor.hw import cpu, memory
 from hypervisor.kernel.interrupts import is_msr
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
@@ -38,7 +38,7 @@ ASK_BASIC, ASK_EXTENDED = [CPUID_ASK - CPUID_TABLE + 4 * group for group in (BAS
 TABLE_EXTENDED = 16 * CPUID_LEAVES * EXTENDED
 OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
 MSR_EOI = r_uint(bits.MSR_X2APIC_FIRST + (lapic.EOI >> 4))
-MSR_SELF_IPI = r_uint(bits.MSR_X2APIC_FIRST + (lapic.SELF_IPI >> 4))
+MSR_SELF_IPI = r_uint(bits.MSR_SELF_IPI)
 EFER_LMA, EFER_FREE = r_uint(bits.EFER_LMA), r_uint(bits.EFER_SCE | bits.EFER_NXE)
 MSR_EFER, MSR_PAT, MSR_TSC_DEADLINE = r_uint(bits.MSR_EFER), r_uint(bits.MSR_PAT), r_uint(bits.MSR_TSC_DEADLINE)
 
@@ -119,7 +119,7 @@ def quick_path(words):
             value = words.efer(vcpu)
         elif number == MSR_PAT:
             value = vcpu.pat
-        elif number == MSR_TSC_DEADLINE:
+        elif number == MSR_TSC_DEADLINE and not vcpu.owns:
             value = vcpu.apic.read_deadline()
         else:
             return other_msr(number)
@@ -170,14 +170,20 @@ def quick_path(words):
             return QUICK_LEAVE
         vcpu.quick_msr_write += 1
         vcpu.apic.write_deadline(value)
+        if vcpu.owns:
+            cpu.wrmsr(MSR_TSC_DEADLINE, vcpu.apic.deadline)         # ignored in the timer's other modes, as by the vCPU's own APIC
+            return QUICK_AGAIN
         scheduler.nudge(vcpu.apic.deadline)
         return QUICK_AGAIN
 
     @dont_inline
     def self_ipi(vcpu, value):
-        if value > r_uint(0xff) or not vcpu.apic.is_x2apic() or not step_over(vcpu, words.MSR_BYTES):
+        if value > r_uint(0xff) or not vcpu.apic.is_x2apic() or vcpu.owns and value < r_uint(32) or not step_over(vcpu, words.MSR_BYTES):
             return QUICK_LEAVE
         vcpu.quick_msr_write += 1
+        if vcpu.owns:
+            cpu.wrmsr(MSR_SELF_IPI, value)
+            return QUICK_AGAIN
         apic = vcpu.apic
         if takes_at_once(vcpu) and apic.take_at_once(intmask(value)):
             words.inject(vcpu, words.interruption(intmask(value)))

@@ -410,6 +410,7 @@ class Scheduler(object):
             deadline = vcpu.apic.deadline
             if deadline != R0 and passed(now, deadline):
                 slept = vcpu.halted
+                vcpu.ticked = True
                 vcpu.apic.expire(now)
                 vcpu.wake_for_interrupt()
                 if slept and not vcpu.halted and vcpu.compartment is not self.compartment:
@@ -430,6 +431,8 @@ class Scheduler(object):
         timer.acknowledge()
         self.account()
         now = self.since
+        if self.vcpu is not None:
+            self.vcpu.ticked = True
         if passed(now, self.due):
             self.look_at_all(now)
         elif self.compartment.task.owes:

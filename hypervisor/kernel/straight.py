@@ -58,7 +58,7 @@ def straight_path(words):
     def hand():
         """Returns QUICK_TASK when the VMM is to be run, QUICK_LEAVE when nothing has been done."""
         vcpu = switcher.owner
-        if vcpu.task.blocked != IN_VCPU_RUN:
+        if vcpu.task.blocked != IN_VCPU_RUN or vcpu.owns:
             return QUICK_LEAVE
         reason = words.reason(vcpu)
         vcpu.exit_code = reason

@@ -38,6 +38,8 @@ class Vcpu(Context):
         self.traced = False         # the guest had it set itself
         self.step_dr6 = R0          # the guest's DR6 until then
         self.once = False           # the next exit is not for the quick path: something is to be done before the entry after it
+        self.ticked = False         # a timer has fired: its core's local APIC may be lent to it now
+        self.owns = False           # it is
         self.flush = False          # nested translations must be dropped before the next entry
         # Of a VM on several cores
         self.away = False           # it lives on another core; here are its capability, its page, and what its APIC answers to

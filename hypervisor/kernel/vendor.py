@@ -6,7 +6,7 @@ exception in them would count as one that the exit path may raise.
 """
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.spec import status
+from hypervisor.spec import owning, status
 
 PROBE_OK = 0
 R0 = r_uint(0)
@@ -123,6 +123,17 @@ class Vendor(object):
 
     def release(self, vcpu):
         """The vCPU will never run again and its pages are about to be freed: forget what still points to them."""
+
+    def can_lend(self):
+        """Could a guest have the core's local APIC (owned.py)? A number of hypervisor/spec/owning.py."""
+        return owning.NO_VENDOR
+
+    def lend(self, vcpu, ticks, deadlines):
+        """From the next entry on interrupts go to the guest, which reaches EOI, TPR and PPR, and TSC_DEADLINE too if `deadlines`. It exits
+        after that many TSC ticks, or before."""
+
+    def take_back(self, vcpu):
+        """The other way."""
 
     def set_pat(self, vcpu, value):
         """Set the guest's PAT (value already checked) and keep it in vcpu.pat."""

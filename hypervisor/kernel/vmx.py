@@ -14,7 +14,7 @@ from hypervisor.kernel.vmx_exit import attributes
 from hypervisor.kernel.vmx_quick import Words
 from hypervisor.kernel.vmx_setup import believed, setup
 from hypervisor.spec import cpu as bits
-from hypervisor.spec import refusal, status, vmx
+from hypervisor.spec import owning, refusal, status, vmx
 from hypervisor.spec import state as fields
 from hypervisor.spec.call import READ
 from hypervisor.spec.context import AREA, QUICK_DONE, QUICK_LEAVE, QUICK_TASK
@@ -243,6 +243,26 @@ class Vmx(Vendor):
         if self.current == vcpu.control_hpa:
             self.current = NOTHING_CURRENT
         vcpu.control_hpa = R0
+
+    def can_lend(self):
+        if vmx_setup.lacks(vmx.MSR_VMX_TRUE_PIN, vmx.PIN_PREEMPTION_TIMER):
+            return owning.NO_PREEMPTION_TIMER
+        return owning.POSSIBLE
+
+    def lend(self, vcpu, ticks, deadlines):
+        self.make_current(vcpu)
+        setup.pass_deadlines(deadlines)
+        hw.vmwrite(r_uint(vmx.PIN_CONTROLS), setup.pin & ~r_uint(vmx.PIN_EXTERNAL_INTERRUPT))
+        self.set_primary(vcpu, 0, vmx.PRIMARY_INTERRUPT_WINDOW | vmx.PRIMARY_NMI_WINDOW | vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE)
+        hw.vmwrite(r_uint(vmx.MSR_BITMAP), setup.lent_bitmap)
+        hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.counts(ticks))
+
+    def take_back(self, vcpu):
+        self.make_current(vcpu)
+        hw.vmwrite(r_uint(vmx.PIN_CONTROLS), setup.pin)
+        self.set_primary(vcpu, vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE, 0)
+        hw.vmwrite(r_uint(vmx.MSR_BITMAP), setup.bitmap)
+        hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.longest)
 
     def explain(self, vcpu):
         self.make_current(vcpu)

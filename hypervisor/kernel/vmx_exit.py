@@ -147,6 +147,8 @@ def decode_window(vcpu):
     if vcpu.exit_code != r_uint(vmx.REASON_PREEMPTION_TIMER):
         return
     hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.longest)
+    if vcpu.owns:
+        return                          # what is waiting is the guest's
     vector = cpu.take_interrupt()
     if vector != R0:
         vcpu.exit_kind = kinds.INTERRUPT

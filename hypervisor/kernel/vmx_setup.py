@@ -93,6 +93,7 @@ class Setup(object):
         self.revision = R0
         self.region = R0                # hpa of the VMXON region
         self.bitmap = R0                # hpa of the MSR bitmap, the same for all guests
+        self.lent_bitmap = R0           # of a guest that has the core's local APIC
         self.pin = R0
         self.primary = R0
         self.secondary = R0
@@ -117,14 +118,15 @@ class Setup(object):
             cpu.wrmsr(r_uint(bits.MSR_FEATURE_CONTROL), feature_control | r_uint(vmx.FEATURE_CONTROL_LOCK | vmx.FEATURE_CONTROL_VMX))
         self.region = arena.take()
         self.bitmap = arena.take()
-        if self.region == R0 or self.bitmap == R0:
+        self.lent_bitmap = arena.take()
+        if self.region == R0 or self.bitmap == R0 or self.lent_bitmap == R0:
             return refusal.NO_MEMORY
         self.revision = cpu.rdmsr(r_uint(vmx.MSR_VMX_BASIC)) & r_uint(vmx.BASIC_REVISION)
         memory.store32(arena.hva(self.region), self.revision)
         if hw.vmxon(self.region) != r_uint(hw.SUCCEED):
             return refusal.VMXON_FAILED
         self.choose_controls()
-        self.fill_bitmap()
+        self.fill_bitmaps()
         hw.keep_gdt()
         hw.invept(r_uint(vmx.INVEPT_ALL), R0)
         hw.invvpid(r_uint(vmx.INVVPID_ALL), R0)
@@ -172,33 +174,56 @@ class Setup(object):
         a guest that is entered with IF clear, until the guest changes IF. (VMLAUNCH loads RFLAGS, and with it the mask,
         before the processor counts as in the guest.)
         """
+        return self.counts(timer.tsc_khz * r_uint(limit.PERIOD_MICROSECONDS) // r_uint(4 * 1000))
+
+    def counts(self, ticks):
+        """TSC ticks on the preemption timer, as far as it goes."""
         rate = cpu.rdmsr(r_uint(vmx.MSR_VMX_MISC)) & r_uint(vmx.MISC_TIMER_RATE)
-        ticks = timer.tsc_khz * r_uint(limit.PERIOD_MICROSECONDS) // r_uint(4 * 1000)
         counts = (ticks >> intmask(rate)) + 1
         if counts > LOW32:
             counts = LOW32
         return counts
 
-    def fill_bitmap(self):
+    def fill_bitmaps(self):
         """Every MSR exits but those of PASSED_THROUGH. Source: SDM, "MSR-Bitmap Address"."""
-        page = arena.hva(self.bitmap)
-        n = 0
-        while n < 512:
-            memory.store64(page + 8 * n, ALL_ONES)
-            n += 1
-        for number in vmx.PASSED_THROUGH:
-            self.permit(number, vmx.MSR_BITMAP_READ_LOW)
-            self.permit(number, vmx.MSR_BITMAP_WRITE_LOW)
-        for number in vmx.PASSED_FOR_READING:
-            self.permit(number, vmx.MSR_BITMAP_READ_LOW)
+        fill_bitmap(arena.hva(self.bitmap))
+        lent = arena.hva(self.lent_bitmap)
+        fill_bitmap(lent)
+        for number in vmx.LENT_FOR_READING:
+            permit(lent, number, vmx.MSR_BITMAP_READ_LOW, True)
+        for number in vmx.LENT_FOR_WRITING:
+            permit(lent, number, vmx.MSR_BITMAP_WRITE_LOW, True)
 
-    def permit(self, number, part):
-        """part: where the low MSRs' bits for this access begin; those of the high ones lie 1024 bytes further."""
-        at = arena.hva(self.bitmap) + r_uint(part)
-        if number >= 0xc0000000:
-            at += 1024
-        at += r_uint((number & 0x1fff) >> 3)
-        memory.store8(at, memory.load8(at) & ~(r_uint(1) << (number & 7)))
+    def pass_deadlines(self, passed):
+        """May the guest that has the local APIC reach TSC_DEADLINE as well?"""
+        lent = arena.hva(self.lent_bitmap)
+        permit(lent, bits.MSR_TSC_DEADLINE, vmx.MSR_BITMAP_READ_LOW, passed)
+        permit(lent, bits.MSR_TSC_DEADLINE, vmx.MSR_BITMAP_WRITE_LOW, passed)
+
+
+def fill_bitmap(page):
+    n = 0
+    while n < 512:
+        memory.store64(page + 8 * n, ALL_ONES)
+        n += 1
+    for number in vmx.PASSED_THROUGH:
+        permit(page, number, vmx.MSR_BITMAP_READ_LOW, True)
+        permit(page, number, vmx.MSR_BITMAP_WRITE_LOW, True)
+    for number in vmx.PASSED_FOR_READING:
+        permit(page, number, vmx.MSR_BITMAP_READ_LOW, True)
+
+
+def permit(page, number, part, passed):
+    """part: where the low MSRs' bits for this access begin; those of the high ones lie 1024 bytes further."""
+    at = page + r_uint(part)
+    if number >= 0xc0000000:
+        at += 1024
+    at += r_uint((number & 0x1fff) >> 3)
+    bit = r_uint(1) << (number & 7)
+    if passed:
+        memory.store8(at, memory.load8(at) & ~bit)
+    else:
+        memory.store8(at, memory.load8(at) | bit)
 
 
 setup = Setup()

@@ -7,7 +7,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.lib.view import View
 from hypervisor.manager.clock import Clock
-from hypervisor.spec import call, config, core, layout
+from hypervisor.spec import call, config, core, layout, owning
 from hypervisor.spec.boot import MAGIC, MANAGER, VERSION
 
 LARGE_FRAMES = layout.LARGE_PAGE // layout.PAGE
@@ -89,6 +89,7 @@ class Box(object):
         self.core = 0
         self.cores = 1
         self.core_frames = 0        # that a core needs for itself
+        self.owning = 0             # hypervisor/spec/owning.py
         self.clock = Clock()
         self.view = View()
 
@@ -114,6 +115,7 @@ class Box(object):
         self.core = self.bounded(MANAGER['CORE'], core.MOST - 1)
         self.cores = self.bounded(MANAGER['CORES'], core.MOST)
         self.core_frames = self.bounded(MANAGER['CORE_FRAMES'], intmask(MOST_BYTES))
+        self.owning = self.bounded(MANAGER['OWNING'], len(owning.SENTENCES) - 1)
 
     def bounded(self, offset, most):
         """A word of the boot page as an int, at most `most`."""

@@ -35,6 +35,7 @@ class Keeper(object):
         self.recalls = [Recall() for _ in range(MAX_VMS)]
         self.count = 0
         self.signals = r_uint(0)        # fetched and not yet handled
+        self.spare = ~r_uint(0)         # TSC ticks before which no VM can have used up its time limit
 
     def read_config(self):
         """Map and read the blob. Returns OK or a code of config.py."""
@@ -164,18 +165,26 @@ class Keeper(object):
     # -- time limits
 
     def enforce_limits(self):
-        """End each VM that has had this processor for longer than its configuration allows."""
+        """End each VM that has had this processor for longer than its configuration allows. Nobody's limit comes earlier than `spare`."""
+        self.spare = ~r_uint(0)
         for n in range(self.count):
             vm = self.vms[n]
-            if vm.time_limit != 0 and self.has_part_of(vm) and self.has_had(vm, r_uint(vm.time_limit)):
-                call.stop(vm.compartment, ending.TIME_LIMIT, r_uint(vm.time_limit))
+            if vm.time_limit != 0 and self.has_part_of(vm):
+                left = self.left(vm)
+                if left == r_uint(0):
+                    call.stop(vm.compartment, ending.TIME_LIMIT, r_uint(vm.time_limit))
+                elif left < self.spare:
+                    self.spare = left
 
     def has_part_of(self, vm):
         return vm.branch == JOINED or vm.state == RUNNING and self.is_here(vm)
 
-    def has_had(self, vm, milliseconds):
-        """Have its vCPUs run for so long? The VMM's own time counts as well: it works for its guest."""
+    def left(self, vm):
+        """TSC ticks that its vCPUs here may still run. The VMM's own time counts as well: it works for its guest."""
         if call.inspect(vm.compartment) != status.OK:
-            return False
+            return ~r_uint(0)
         ticks = self.word(INSPECT['TICKS']) + self.word(INSPECT['VMM_TICKS'])
-        return ticks > milliseconds * self.box.tsc_khz
+        limit = r_uint(vm.time_limit) * self.box.tsc_khz
+        if ticks > limit:
+            return r_uint(0)
+        return limit - ticks + 1

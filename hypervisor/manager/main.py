@@ -16,7 +16,7 @@ from hypervisor.manager.serial import Serial
 from hypervisor.manager.station import Station
 from hypervisor.manager.table import Table, ended_well
 from hypervisor.manager.vm import ENDED, GONE, JOINED, RUNNING, Vm
-from hypervisor.spec import core, ending, link, status
+from hypervisor.spec import core, ending, link, owning, share, status
 from hypervisor.spec.call import SLOT_LINK
 from hypervisor.spec.config import MAX_VMS
 
@@ -77,7 +77,40 @@ class Manager(Keeper):
             if not self.is_here(vm) and not self.speaks_for(vm):
                 vm.state = RUNNING
         self.make_all(running)
+        self.say_who_owns()
         self.console.focus_first()
+
+    def say_who_owns(self):
+        """Of each core that one vCPU has to itself: whether it gets the local APIC as well, or why not."""
+        for n in range(1, core.MOST):
+            vm = self.only_one_on(n)
+            if vm is not None and self.outposts[n].state == READY:
+                self.console.begin()
+                text.write(self.serial, 'core ')
+                text.decimal(self.serial, r_uint(n))
+                text.write(self.serial, ' and its local APIC are for ' if self.why_not(vm) == '' else ' is for ')
+                self.console.name(vm)
+                text.write(self.serial, ' alone')
+                if self.why_not(vm) != '':
+                    text.write(self.serial, ', but not its local APIC: ')
+                    text.write(self.serial, self.why_not(vm))
+                self.console.end()
+
+    def only_one_on(self, number):
+        """The VM of the one vCPU that lives on a core, None where none or several do."""
+        found = None
+        for n in range(self.count):
+            for k in range(self.vms[n].vcpus):
+                if self.vms[n].core_of(k) == number:
+                    if found is not None:
+                        return None
+                    found = self.vms[n]
+        return found
+
+    def why_not(self, vm):
+        if vm.cap != share.NO_CAP:
+            return 'the VM has a cap'
+        return owning.SENTENCES[self.box.owning]
 
     def start_core(self, number):
         """Start a core if a vCPU is to live there."""

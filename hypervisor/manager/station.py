@@ -10,7 +10,7 @@ from hypervisor.lib import call
 from hypervisor.manager import config
 from hypervisor.manager.keeper import IDLE_MS, POLL_MS, Keeper
 from hypervisor.manager.post import NOTHING, Post
-from hypervisor.manager.vm import CLOSING, ENDED, RUNNING
+from hypervisor.manager.vm import AWAITED, CLOSING, ENDED, RUNNING
 from hypervisor.spec import core, ending, exit, layout, link, status
 from hypervisor.spec.call import SLOT_SELF
 from hypervisor.spec.config import MAX_VMS
@@ -47,19 +47,26 @@ class Station(Keeper):
         heard = self.take_message()
         more = self.serve_all() or heard
         self.post.pump()
-        call.wait(r_uint(1) if more else rdtsc() + self.box.tsc_khz * r_uint(self.nap_ms()))
+        call.wait(r_uint(1) if more else self.wake_up())
         self.signals = call.value()
         self.handle_ends()
         self.join_all()
         self.enforce_limits()
 
-    def nap_ms(self):
+    def wake_up(self):
+        """When something is to be looked at though nobody has rung; 0: never. Each time costs a guest that has this core to itself an exit."""
+        poll = self.box.tsc_khz * r_uint(POLL_MS)
+        nap = max(self.spare, poll)         # nobody has more than the whole core
         if self.post.out_count > 0:
-            return POLL_MS
+            nap = poll
         for n in range(self.count):
-            if self.keys[n].count > 0 or self.vms[n].time_limit != 0:
-                return POLL_MS
-        return IDLE_MS
+            if self.keys[n].count > 0:
+                nap = poll
+            elif self.vms[n].branch == AWAITED:
+                nap = min(nap, self.box.tsc_khz * r_uint(IDLE_MS))
+        if nap == ~r_uint(0):
+            return r_uint(0)
+        return rdtsc() + nap
 
     # -- from the first core's manager
 

@@ -16,7 +16,8 @@ MANAGER = offsets(
     ['REGION_%d_FRAMES' % n for n in range(MEMORY_REGIONS)] +       # slot SLOT_MEMORY + n
     ['MODULE_COUNT'] +
     ['MODULE_%d_BYTES' % n for n in range(MODULES)] +               # slot SLOT_MODULE + n; 0 bytes: not this core's
-    ['CORE', 'CORES', 'CORE_FRAMES'])                               # this core's number; how many there are; frames that each needs itself
+    ['CORE', 'CORES', 'CORE_FRAMES',                                # this core's number; how many there are; frames that each needs itself
+     'OWNING'])                                                     # hypervisor/spec/owning.py, of the others
 
 VMM = offsets(
     ['MAGIC', 'VERSION', 'TSC_KHZ', 'VENDOR', 'FLAGS',

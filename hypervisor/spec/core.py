@@ -25,7 +25,9 @@ assert HANDOVER['END'] <= 4096
 # starved: this core has more for core n than there was room for. HELD: VMs about whose vCPUs this core wants to hear nothing for now, bit
 # MAX_VMS * home + name of each (spec/wire.py); it rings when it takes one back.
 STATUS = offsets(['HEAD_%d' % n for n in range(MOST)] + ['TAIL_%d' % n for n in range(MOST)] +
-                 ['STARVED_%d' % n for n in range(MOST)] + ['STATE', 'TEXT_BYTES', 'HELD'])
+                 ['STARVED_%d' % n for n in range(MOST)] + ['STATE', 'TEXT_BYTES', 'HELD', 'BY_NMI'] +
+                 ['NMIS_%d' % n for n in range(MOST)])
+# BY_NMI: this core's doorbell is an NMI. NMIS: how many of them this core has sent to core n.
 STATUS_TEXT = 1024              # the last words of a core that died
 STATUS_TEXT_BYTES = 3072
 assert STATUS['END'] <= STATUS_TEXT and STATUS_TEXT + STATUS_TEXT_BYTES == 4096

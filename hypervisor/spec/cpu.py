@@ -16,6 +16,7 @@ RFLAGS_FIXED = 2        # bit 1 always reads as one
 MSR = [
     ('TSC', 0x10), ('APIC_BASE', 0x1b), ('FEATURE_CONTROL', 0x3a), ('SYSENTER_CS', 0x174), ('SYSENTER_ESP', 0x175), ('SYSENTER_EIP', 0x176),
     ('DEBUGCTL', 0x1d9), ('PAT', 0x277), ('TSC_DEADLINE', 0x6e0), ('X2APIC_FIRST', 0x800),
+    ('SELF_IPI', 0x83f),
     ('EFER', 0xc0000080), ('STAR', 0xc0000081), ('LSTAR', 0xc0000082), ('CSTAR', 0xc0000083), ('SFMASK', 0xc0000084),
     ('FS_BASE', 0xc0000100), ('GS_BASE', 0xc0000101), ('KERNEL_GS_BASE', 0xc0000102), ('TSC_AUX', 0xc0000103),
     ('VM_CR', 0xc0010114), ('VM_HSAVE_PA', 0xc0010117),
@@ -34,11 +35,11 @@ VECTORS = [
 ]
 VECTOR_ERROR_MASK = sum(1 << number for number, _, error in VECTORS if error)
 VECTOR_NAMES = dict((number, '#' + name) for number, name, _ in VECTORS)
-VECTOR_TIMER = 0xf0
+VECTOR_TIMER = 0xf0         # the kernel's own have the highest sixteen
 VECTOR_DOORBELL = 0xf1      # another core has something to say
 VECTOR_SPURIOUS = 0xff
 
-C_CONSTANTS = {'VECTOR_ERROR_MASK': VECTOR_ERROR_MASK}
+C_CONSTANTS = {'VECTOR_ERROR_MASK': VECTOR_ERROR_MASK, 'VECTOR_DOORBELL': VECTOR_DOORBELL}
 for _prefix, _bits in (('CR0_', CR0), ('CR4_', CR4), ('EFER_', EFER), ('RFLAGS_', RFLAGS)):
     for _name, _bit in _bits:
         globals()[_prefix + _name] = 1 << _bit

@@ -174,6 +174,10 @@ WANTED_ENTRY = ENTRY_CONTROL_LOAD_DEBUG | ENTRY_CONTROL_LOAD_PAT | ENTRY_CONTROL
 # MSRs that guests read and write without an exit; TSC is for reading only.
 PASSED_THROUGH = [0x174, 0x175, 0x176, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102]
 PASSED_FOR_READING = [0x10]
+# Besides, where the guest has the core's local APIC (hypervisor/kernel/owned.py): TPR and PPR; TPR and EOI. No register that masks
+# an NMI, sends anything or sets a delivery mode may be among them.
+LENT_FOR_READING = [0x808, 0x80a]
+LENT_FOR_WRITING = [0x808, 0x80b]
 MSR_BITMAP_READ_LOW, MSR_BITMAP_READ_HIGH, MSR_BITMAP_WRITE_LOW, MSR_BITMAP_WRITE_HIGH = 0, 1024, 2048, 3072
 
 # -- the run stub's own words, behind the register area in a vCPU's private page ----------------------------------------------

@@ -121,6 +121,10 @@ GUESTS = [
     _guest("contender", 64, "wants the processor and says how much it had", [
         Run("window=20", bare=False, expect=[r"^contender: ready", r"^contender: window \d+ had \d+ of \d+$"])],
         "common/irq.c", "common/irq_entry.S"),
+    _guest("ticks", 64, "works while its local APIC's timer ticks", [
+        Run("how=%d self=10" % how, bare=False, expect=[r"^ticks: ready$", r"^ticks: 100 ticks in \d+ us, ", r"^ticks: 1[01] interrupts of its own$"])
+        for how in range(3)],
+        "smp_start.S", "common/irq.c", "common/irq_entry.S"),
     _guest("triplefault", 32, "ends by shutdown", [
         Run(expect=[r"^triplefault: shutting down$"], reject=["still alive"], status=SHUTDOWN)]),
     _guest("exitcode", 32, "ends with the status of its command line", [

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from bulkhead.facts import ROOT
-from tests.system.box import Box, config, vm
+from tests.system.box import Box, config, run_box, vm
 from tests.system.test_linux import BOX, check_unattended
 
 TWO_CORES = ROOT / 'machines/two-cores.toml'
@@ -47,3 +47,14 @@ def test_an_exit_costs_the_same_beside_a_core_that_exits_all_the_time():
     for name in ROWS:
         print('%-14s alone %5d, beside a busy core %5d' % (name, alone[name], beside[name]))
     assert all(abs(alone[name] - beside[name]) <= GRAIN for name in ROWS)
+
+
+def test_a_linux_guest_alone_on_a_core_takes_its_ticks_without_exits():
+    """It has the core's local APIC. Its own count of timer interrupts against the exits that each of them would cost: interrupt, deadline and EOI."""
+    own = {'name': 'own', 'memory': '128M', 'cpus': [1], 'host_tsc': True,
+           'boot': {'kind': 'linux', 'image': '@debian/cloud/vmlinuz', 'initrd': '@debian/initramfs', 'command_line': 'console=ttyS0 quiet bulkhead.check'}}
+    result = run_box({'box': {'name': 'own', 'memory': '512M', 'cpus': 2}, 'vm': [own]}, 'bochs', timeout=SECONDS)
+    ticks = int(re.search(r'^ *LOC: *(\d+)', result.text('own'), re.MULTILINE)[1])
+    exits = result.table['own'].exits
+    print('%d timer interrupts, exits: interrupt %d, wrmsr %d' % (ticks, exits['interrupt'], exits['wrmsr']))
+    assert 'check: passed' in result.text('own') and ticks > 1000 and exits['interrupt'] + exits['wrmsr'] < ticks / 4, result

@@ -12,7 +12,7 @@ from hypervisor.hw import memory as hw_memory
 from hypervisor.kernel import link, ring
 from hypervisor.kernel.core import this
 from hypervisor.kernel.link import Links
-from hypervisor.spec import call
+from hypervisor.spec import call, lapic
 from hypervisor.spec import core as spec
 from hypervisor.spec.cpu import VECTOR_DOORBELL
 from rpython.rlib.rarithmetic import r_uint
@@ -115,6 +115,18 @@ def boxes():
     yield Box
     link.manager, link.apic, hw_memory.fence = before
     machines.disconnect()
+
+
+def test_a_core_that_lends_its_local_apic_is_rung_by_nmi(boxes):
+    box, rung = boxes(3), []
+    link.apic = type('Apic', (object,), {'send': staticmethod(lambda identity, command: rung.append((int(identity), int(command))))})
+    box.run(1).say_by_nmi()
+    box.put(0, 1, b'x')
+    box.put(0, 2, b'x')
+    box.put(1, 2, b'x')
+    assert rung == [(101, lapic.NMI << 8 | lapic.ICR_ASSERT), (102, VECTOR_DOORBELL), (102, VECTOR_DOORBELL)]
+    box.put(2, 1, b'x')
+    assert [int(box.run(n).nmis()) for n in range(3)] == [0, 2, 0]
 
 
 def test_links_know_where_their_own_cores_messages_go(boxes):

@@ -108,6 +108,7 @@ class CoresKernel(FakeKernel):
     def __init__(self, *arguments, **options):
         peers = options.pop('peers', ())
         self.core = options.pop('core', 0)
+        self.owning = options.pop('owning', 0)
         self.peers = dict((peer.core, peer) for peer in peers)
         self.branches = {}          # (core, VM) -> Compartment
         self.asked = []             # (slot, core, VM) of each JOIN
@@ -119,7 +120,7 @@ class CoresKernel(FakeKernel):
 
     def manager_boot_page(self):
         page = FakeKernel.manager_boot_page(self)
-        for name, value in (('CORE', self.core), ('CORES', len(self.peers) + 1), ('CORE_FRAMES', CORE_FRAMES)):
+        for name, value in (('CORE', self.core), ('CORES', len(self.peers) + 1), ('CORE_FRAMES', CORE_FRAMES), ('OWNING', self.owning)):
             struct.pack_into('<Q', page, boot.MANAGER[name], value)
         return page
 

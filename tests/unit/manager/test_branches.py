@@ -8,6 +8,7 @@ from hypervisor.manager import build
 from hypervisor.manager.keeper import IDLE_MS
 from hypervisor.manager.vm import ELSEWHERE, JOINED
 from hypervisor.spec import call, ending, status
+from hypervisor.spec import owning as spec_owning
 from tests.unit.fake_kernel import TSC_KHZ, quick
 from tests.unit.manager import blob
 from tests.unit.manager.box import EXITED, Run, modules
@@ -170,8 +171,26 @@ def test_a_branch_may_end_before_its_vm_is_said_to_have_ended_and_after():
     for peer in (before, after):
         kernel = first([alpha(0), beta(1, 0)], [('sleep', 200)], peer)
         run = Run(kernel)
-        assert run.status == 0 and 'powered off' in run.row_of('beta') and [line for line in run.own_lines() if '[beta]' in line] == ['[beta] powered off']
+        assert run.status == 0 and 'powered off' in run.row_of('beta') and [line for line in run.own_lines() if line.startswith('[beta]')] == ['[beta] powered off']
         assert slot_of(BETA) not in kernel.manager.slots and run.manager.vms[BETA].branch == ELSEWHERE and not peer.told
+
+
+ALONE = 'core 1 is for [beta] alone, but not its local APIC: '
+
+
+@pytest.mark.parametrize('options, owning, line', [
+    ({}, spec_owning.POSSIBLE, 'core 1 and its local APIC are for [beta] alone'),
+    ({}, spec_owning.NO_X2APIC, ALONE + 'the processor has no x2APIC mode'), ({}, spec_owning.NO_VENDOR, ALONE + 'that takes VMX'),
+    ({'cap': 50}, spec_owning.POSSIBLE, ALONE + 'the VM has a cap')])
+def test_the_box_says_whether_a_vcpu_has_its_cores_local_apic(options, owning, line):
+    peer = Peer(1, [('hear', 1), ('offer', BETA), ('until', joined(BETA)), ('end', BETA), ('sleep', 50), ('say', ended(BETA, 2))])
+    run = Run(first([alpha(0), beta(1, 0, **options)], [('sleep', 200)], peer, owning=owning))
+    assert [each for each in run.own_lines() if ' alone' in each] == [line]
+
+
+def test_of_a_core_that_is_shared_it_says_nothing():
+    run = Run(first([alpha(0), beta(1, 1)], [('sleep', 200)], Peer(1, [('hear', 1), ('sleep', 50), ('say', ended(BETA, 2))])))
+    assert run.status == 0 and not [each for each in run.own_lines() if ' alone' in each]
 
 
 def test_a_vm_that_ended_before_it_was_fetched_is_given_up():
