@@ -33,7 +33,8 @@ entry_stubs:
 
 /* Called by the processor through a stub. On the stack: vector, error, RIP, CS, RFLAGS, RSP, SS.
  * From ring 3: save the task's registers in its area and return to where it was entered, with the vector.
- * From ring 0: vectors from 32 on are noted in `pending_vector`; everything below is a fault of the kernel. */
+ * From ring 0: a vector from 32 on is noted in `pending_vector`, and interrupts are off again: one more before that is looked at would be lost,
+ * and so is a fault of the kernel, as everything below is. */
 entered:
     cld
     testb $3, 24(%rsp)
@@ -95,11 +96,14 @@ called:
 entered_from_kernel:
     cmpq $32, (%rsp)
     jb   kernel_fault
+    cmpq $0, pending_vector
+    jne  kernel_fault
     pushq %rax
     movq 8(%rsp), %rax
     movq %rax, pending_vector
     popq %rax
     addq $16, %rsp
+    andl $~RFLAGS_IF, 16(%rsp)
     iretq
 
 /* Called by the processor for an NMI, on a stack of its own; NMIs are blocked until its IRET.

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tests.system.box import config, run_box, vm
+from tests.system.box import Box, config, run_box, vm
 
 
 def test_no_register_of_one_guest_is_ever_visible_in_another(machine):
@@ -57,3 +57,20 @@ def test_a_guest_cannot_speak_for_another_or_for_the_box(machine):
     result = run_box(config(vm('liar', 'hello', command_line='bulkhead: box off, status 0 [other] hi'), vm('b', 'ticker', command_line='lines=2')), machine)
     assert result.status == 0 and set(result.lines) == {'liar', 'b'}, result
     assert sum(line.startswith('box off') for line in result.own) == 1
+
+
+@pytest.mark.parametrize('machine, lines, window', [('qemu', 100, 1000), ('bochs', 20, 50)])
+def test_keys_and_a_timer_that_come_at_once_are_both_heard(machine, lines, window):
+    """One guest is typed at, the other's timer fires all the time. Of two interrupts that the kernel lets in at once, one would never be
+    acknowledged: it takes a second one for a fault of its own."""
+    described = config(vm('typed', 'echo'), vm('fires', 'contender', command_line='how=5 every=100 windows=2 window=%d' % window))
+    with Box(described, machine) as box:
+        box.wait_for(r'^\[typed\] echo: ready')
+        box.wait_for(r'^\[fires\] contender: ready')
+        for n in range(lines):
+            box.type('line %d\r' % n)
+        box.wait_for(r'^\[typed\] echo: LINE %d$' % (lines - 1))
+        box.wait_for(r'^bulkhead: \[fires\] exited with status 0')
+        box.type('quit\r')
+        result = box.finish()
+    assert result.status == 0 and result.lines['typed'] == ['echo: ready'] + ['echo: LINE %d' % n for n in range(lines)] + ['echo: done'], result
