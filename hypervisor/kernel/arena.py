@@ -1,7 +1,7 @@
-"""The core's page arena: where page tables, VMCBs, VMCSs, bitmaps and message pages come from.
+"""The kernel's own pages: page tables, VMCBs, VMCSs, bitmaps and message pages.
 
-A contiguous run of physical memory that the kernel alone maps. Free pages are chained through a side table (one word per page),
-so that a whole chain that a compartment leaves behind comes back in one step.
+They lie in runs of physical memory that the kernel alone maps, each at a fixed distance from where it lies. The arena is the run that
+this core's kernel keeps from the start, for itself and its manager; each other compartment lives in the run that the manager gave for it.
 """
 from rpython.rlib.rarithmetic import r_uint
 
@@ -11,91 +11,62 @@ from hypervisor.spec.layout import PAGE
 NONE = r_uint(0)
 
 
-class Arena(object):
-    """base: hpa of the first page. delta: hva - hpa (0 while memory is still mapped one to one)."""
+class Account(object):
+    """A run of pages, taken from its start; what is taken comes back with the whole run. All hpa."""
 
     def __init__(self):
-        self.base = r_uint(0)
-        self.end = r_uint(0)
+        self.pages_start = NONE
+        self.pages_next = NONE
+        self.pages_end = NONE
+
+    def set_pages(self, start, size):
+        """Take from [start, start + size), page-aligned bytes of the kernel's memory."""
+        self.pages_start = start
+        self.pages_next = start
+        self.pages_end = start + size
+
+    def pages_taken(self):
+        return (self.pages_next - self.pages_start) >> 12
+
+    def pages_left(self):
+        return (self.pages_end - self.pages_next) >> 12
+
+    def take_page(self):
+        """A cleared page. Returns its hpa, or 0 when none is left."""
+        hpa = self.pages_next
+        if hpa == self.pages_end:
+            return NONE
+        self.pages_next = hpa + PAGE
+        memory.clear(arena.hva(hpa), r_uint(PAGE))
+        return hpa
+
+
+class Arena(Account):
+    """delta: hva - hpa (0 while memory is still mapped one to one)."""
+
+    def __init__(self):
+        Account.__init__(self)
         self.delta = r_uint(0)
-        self.links = r_uint(0)          # hpa of the side table
-        self.free = NONE                # hpa of the first free page
-        self.free_count = 0
 
-    def open(self, base, size):
-        """Take [base, base + size), page-aligned bytes of free physical memory."""
-        self.base = base
-        self.end = base + size
-        pages = size // PAGE
-        self.links = base
-        used = (pages * 8 + PAGE - 1) // PAGE
-        self.free = NONE
-        self.free_count = 0
-        hpa = self.end
-        while hpa > base + used * PAGE:
-            hpa -= PAGE
-            self._link(hpa, self.free)
-            self.free = hpa
-            self.free_count += 1
-
-    def relocate(self, hva):
-        """From now on the arena is seen at hva."""
-        self.delta = hva - self.base
+    def relocate(self, delta):
+        """From now on the kernel's pages are seen so far from where they lie."""
+        self.delta = delta
 
     def hva(self, hpa):
         return hpa + self.delta
 
-    def _slot(self, hpa):
-        return self.links + self.delta + ((hpa - self.base) >> 12) * 8
-
-    def _link(self, hpa, following):
-        memory.store64(self._slot(hpa), following)
-
-    def following(self, hpa):
-        return memory.load64(self._slot(hpa))
-
     def take(self):
-        """One cleared page. Returns its hpa, or 0 when none is left."""
-        hpa = self.free
-        if hpa == NONE:
-            return NONE
-        self.free = self.following(hpa)
-        self.free_count -= 1
-        self._link(hpa, NONE)
-        memory.clear(self.hva(hpa), r_uint(PAGE))
-        return hpa
+        return self.take_page()
 
     def take_run(self, count):
-        """Cleared pages in a row, while the arena is fresh. Returns the first's hpa, or 0."""
+        """Cleared pages in a row. Returns the first's hpa, or 0."""
         first = self.take()
-        expected = first
         n = 1
         while n < count:
-            expected += PAGE
-            if self.take() != expected:
+            if self.take() == NONE:
                 return NONE
             n += 1
         return first
 
-    def chain(self, hpa, head):
-        """Put a taken page in front of the chain that starts at head."""
-        self._link(hpa, head)
-
-    def give_chain(self, head, tail, count):
-        """A chain of taken pages is free again."""
-        if head == NONE:
-            return
-        self._link(tail, self.free)
-        self.free = head
-        self.free_count += count
-
 
 arena = Arena()
-
-
-class Account(object):
-    """Who pays for pages. This one is the kernel itself while it starts; a compartment has its own, with a limit."""
-
-    def take_page(self):
-        """A cleared page. Returns its hpa, or 0."""
-        return arena.take()

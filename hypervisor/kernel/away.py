@@ -226,7 +226,7 @@ def lose(core):
         n += 1
 
 
-def join(caller, slot, core, name):
+def join(caller, slot, core, name, region, first, count):
     """JOIN. Its failure is the VM's end, which the home hears of."""
     if caller.number != 0 or not links.is_peer(core):
         caller.task.answer(status.BAD_SLOT, R0)
@@ -238,7 +238,7 @@ def join(caller, slot, core, name):
         caller.task.answer(status.NOT_OFFERED, R0)
     else:
         offer = offers.of(intmask(core), intmask(name))
-        code = create_branch(caller, intmask(slot), intmask(core), intmask(name), offer)
+        code = create_branch(caller, intmask(slot), intmask(core), intmask(name), offer, region, first, count)
         offer.root = R0
         if code != status.OK:
             offer.failed = code

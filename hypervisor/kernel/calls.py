@@ -70,7 +70,7 @@ def dispatch_other(caller):
     elif number == r_uint(call.MAP):
         map_region(caller, a, b, c, d, task.argument(R8), task.argument(R9))
     elif number == r_uint(call.CREATE):
-        create(caller, a)
+        create(caller, a, b, c, d)
     elif number == r_uint(call.GIVE):
         give(caller, a, b, c, d, task.argument(R8))
     elif number == r_uint(call.TAKE):
@@ -102,7 +102,7 @@ def dispatch_other(caller):
     elif number == r_uint(call.CORE_INSPECT):
         core_inspect(caller, a)
     elif number == r_uint(call.JOIN):
-        away.join(caller, a, b, c)
+        away.join(caller, a, b, c, d, task.argument(R8), task.argument(R9))
     else:
         task.answer(status.BAD_CALL, R0)
 
@@ -201,7 +201,7 @@ def core_give(caller, core, region, first, count, module, size):
         caller.task.answer(status.BAD_RANGE, R0)
         return
     frame = caller.first[intmask(region)] + first
-    code = transferable(caller, frame, count)
+    code = frames.transferable(frame, count, caller.owner)
     if code == status.OK:
         code = cores.give(intmask(core), frame, count, intmask(module), size)
     if code != status.OK:
@@ -288,14 +288,14 @@ def map_region(caller, slot, region, first, address, count, rights):
 
 
 @cold
-def create(caller, slot):
+def create(caller, slot, region, first, count):
     if caller.number != 0:
         caller.task.answer(status.BAD_SLOT, R0)
         return
     if not caller.slot_free(slot):
         caller.task.answer(status.SLOT_IN_USE, R0)
         return
-    caller.task.answer(create_compartment(caller, intmask(slot)), R0)
+    caller.task.answer(create_compartment(caller, intmask(slot), region, first, count), R0)
 
 
 @cold
@@ -321,7 +321,7 @@ def give(caller, slot, region, first, count, target_slot):
     if kind == REGION and target.first[to] + target.second[to] != frame:
         caller.task.answer(status.SLOT_IN_USE, R0)
         return
-    code = transferable(caller, frame, count)
+    code = frames.transferable(frame, count, caller.owner)
     if code != status.OK:
         caller.task.answer(code, R0)
         return
@@ -331,18 +331,6 @@ def give(caller, slot, region, first, count, target_slot):
     else:
         target.set_slot(to, REGION, frame, count)
     caller.task.answer(status.OK, count)
-
-
-def transferable(caller, frame, count):
-    """Are all frames the caller's and unmapped?"""
-    end = frame + count
-    while frame < end:
-        if frames.owner(frame) != caller.owner:
-            return status.NOT_OWNER
-        if frames.uses(frame) != 0:
-            return status.IN_USE
-        frame += 1
-    return status.OK
 
 
 def hand_over(target, frame, count):

@@ -4,7 +4,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import cpu
 from hypervisor.hw.audit import publish_root
 from hypervisor.kernel import limit
-from hypervisor.kernel.arena import Account, arena
+from hypervisor.kernel.arena import Account
 from hypervisor.kernel import news as marks
 from hypervisor.kernel.core import this
 from hypervisor.kernel.frames import FIRST_COMPARTMENT
@@ -33,9 +33,10 @@ NO_NAME = -1            # of a VM that lives on one core
 
 
 class Compartment(Account):
-    """Number 0 is the manager's. A compartment is free while `used` is not set."""
+    """Number 0 is the manager's. A compartment is free while `used` is not set. Its run of kernel pages is its own until then."""
 
     def __init__(self, number):
+        Account.__init__(self)
         self.number = number
         self.owner = FIRST_COMPARTMENT + number
         self.used = False
@@ -61,9 +62,6 @@ class Compartment(Account):
         self.vcpu_ticks = R0                # likewise
         self.creator = None
         self.creator_slot = 0
-        self.pages_head = R0
-        self.pages_tail = R0
-        self.pages_count = 0
 
     def forget_others(self):
         """It is all on this core. `home` and `name` say which VM it is in messages between cores; a branch's home is another core. cores:
@@ -82,26 +80,6 @@ class Compartment(Account):
 
     def is_branch(self):
         return self.home != this.number
-
-    def take_page(self):
-        """A cleared page from the arena on this compartment's account. Returns its hpa, or 0."""
-        if self.pages_count >= limit.PAGES_PER_COMPARTMENT:
-            return R0
-        hpa = arena.take()
-        if hpa == R0:
-            return R0
-        if self.pages_head == R0:
-            self.pages_tail = hpa
-        arena.chain(hpa, self.pages_head)
-        self.pages_head = hpa
-        self.pages_count += 1
-        return hpa
-
-    def free_pages(self):
-        arena.give_chain(self.pages_head, self.pages_tail, self.pages_count)
-        self.pages_head = R0
-        self.pages_tail = R0
-        self.pages_count = 0
 
     def slot_kind(self, slot):
         """The kind of capability in a slot that the caller named; EMPTY for a number out of range."""
@@ -130,8 +108,8 @@ class Compartment(Account):
 
     @cold
     def stop(self, how, detail):
-        """End it: nothing of it runs again, its kernel pages are free, its creator is told. Its frames stay its own until the creator takes
-        them. Where vCPUs of it run on other cores all of that comes when these have said that they run no longer."""
+        """End it: nothing of it runs again, its creator is told. Its frames stay its own until the creator takes them. Where vCPUs of it run
+        on other cores all of that comes when these have said that they run no longer."""
         if self.state == call.STATE_ENDED or self.leaving != 0:
             return
         self.how = how
@@ -169,7 +147,6 @@ class Compartment(Account):
         self.space.close()
         self.nested.close()
         self.publish()
-        self.free_pages()
         if self.creator is not None:
             self.creator.signal(self.creator_slot)
 

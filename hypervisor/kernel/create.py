@@ -8,41 +8,84 @@ from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import (COMPARTMENT, EMPTY, NO_NAME, REGION, RING_RECEIVER, RING_SENDER, VCPU, bounds,
                                            compartments)
 from hypervisor.kernel.core import this
+from hypervisor.kernel.frames import KERNEL, frames
 from hypervisor.kernel.news import news
 from hypervisor.kernel.offer import core_of
 from hypervisor.kernel.paging import TASK_TABLE, kernel_leaf, task_leaf
 from hypervisor.kernel.ring import rings
+from hypervisor.kernel.root import root
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import NOT_BLOCKED
 from hypervisor.kernel.vcpu import exit_reasons, vcpus
 from hypervisor.lib.cold import cold
 from hypervisor.spec import call, context, ending, status, xsave
 from hypervisor.spec import exit as kinds
-from hypervisor.spec.layout import PAGE, TASK_PAGE, VCPU_PAGE
+from hypervisor.spec.layout import ARENA_BASE, ARENA_END, PAGE, TASK_PAGE, VCPU_PAGE
 
 R0 = r_uint(0)
+FRAMES_IN_WINDOW = r_uint((ARENA_END - ARENA_BASE) >> 12)
 FPU_CONTROL_RESET = r_uint(0x37f)       # as FNINIT leaves it; guests see the architectural 0x40 only after a real reset
 MXCSR_RESET = r_uint(0x1f80)
 
 
 @cold
-def create_compartment(creator, slot):
-    """Returns a status; on OK the creator's slot holds the capability."""
+def create_compartment(creator, slot, region, first, count):
+    """region, first, count: of the creator's frames, which become the kernel's for as long as the compartment exists. Returns a status; on OK
+    the creator's slot holds the capability."""
     n = 1
     while n < limit.COMPARTMENTS and compartments[n].used:
         n += 1
     if n == limit.COMPARTMENTS:
         return status.NO_ROOM
     compartment = compartments[n]
+    code = take_run(compartment, creator, region, first, count)
+    if code != status.OK:
+        return code
     code = open_compartment(compartment)
     if code != status.OK:
-        compartment.free_pages()
+        give_run_back(compartment, creator)
         return code
     compartment.creator = creator
     compartment.creator_slot = slot
     bounds.include(compartment)
     creator.set_slot(slot, COMPARTMENT, r_uint(n), R0)
     return status.OK
+
+
+@cold
+def take_run(compartment, creator, region, first, count):
+    """Make frames of the creator's the kernel pages of a compartment. Returns a status; nothing is changed unless it is OK."""
+    if creator.slot_kind(region) != REGION:
+        return status.BAD_SLOT
+    size = creator.second[intmask(region)]
+    if count == R0 or count > r_uint(limit.PAGES_PER_COMPARTMENT) or first >= size or count > size - first:
+        return status.BAD_RANGE
+    frame = creator.first[intmask(region)] + first
+    if frame + count > FRAMES_IN_WINDOW:
+        return status.BAD_RANGE
+    code = frames.transferable(frame, count, creator.owner)
+    if code != status.OK:
+        return code
+    start = frame << 12
+    end = (frame + count) << 12
+    code = root.reveal(start, end)
+    if code != status.OK:
+        root.hide(start, end)
+        return code
+    frames.set_owners(frame, frame + count, KERNEL)
+    compartment.set_pages(start, count << 12)
+    return status.OK
+
+
+@cold
+def give_run_back(compartment, creator):
+    """Nothing in the compartment's kernel pages is used any more. They are cleared first: what the kernel wrote there is nobody's to read."""
+    start = compartment.pages_start
+    end = compartment.pages_end
+    memory.clear(arena.hva(start), end - start)
+    root.hide(start, end)
+    frames.set_owners(start >> 12, end >> 12, creator.owner)
+    compartment.set_pages(R0, R0)
 
 
 def open_compartment(compartment):
@@ -174,9 +217,9 @@ def map_vcpu_page(vcpu, compartment):
 
 
 @cold
-def create_branch(creator, slot, core, name, offer):
+def create_branch(creator, slot, core, name, offer, region, first, count):
     """The vCPUs of VM `name` of `core` that are to live here. Returns a status; on OK the creator's slot holds the capability."""
-    code = create_compartment(creator, slot)
+    code = create_compartment(creator, slot, region, first, count)
     if code != status.OK:
         return code
     compartment = compartments[intmask(creator.first[slot])]
@@ -298,6 +341,7 @@ def release_compartment(creator, compartment, slot):
     compartment.here = 0
     compartment.forget_others()
     compartment.used = False
+    give_run_back(compartment, creator)
     bounds.shrink()
     creator.set_slot(slot, EMPTY, R0, R0)
     return status.OK

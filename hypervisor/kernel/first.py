@@ -11,7 +11,7 @@ from hypervisor.kernel.inventory import inventory
 from hypervisor.kernel.multiboot import loader
 from hypervisor.kernel.paging import task_leaf
 from hypervisor.kernel.timer import timer
-from hypervisor.spec import boot, call, owning, program, refusal, status
+from hypervisor.spec import boot, call, owning, pages, program, refusal, status
 from hypervisor.spec.call import EXECUTE, READ, WRITE
 from hypervisor.spec.context import AREA
 from hypervisor.spec.cpu import RFLAGS_FIXED, RFLAGS_IF
@@ -35,6 +35,7 @@ def load_manager():
         return refusal.BAD_MANAGER
     if text + rodata + data + 1 != size or bss > r_uint(4096):
         return refusal.BAD_MANAGER
+    manager.set_pages(arena.take_run(pages.MANAGER), r_uint(pages.MANAGER * PAGE))
     if open_compartment(manager) != status.OK:
         return refusal.NO_MEMORY
     extra = data + bss + STACK_PAGES + 1

@@ -6,6 +6,7 @@ belongs to nobody, so nobody can map it.
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
+from hypervisor.spec import status
 
 NOBODY = 0              # not RAM, or reserved by the firmware
 KERNEL = 1
@@ -39,6 +40,17 @@ class Frames(object):
         if frame >= self.count:
             return 0
         return intmask(memory.load8(self.table + frame * 2 + 1))
+
+    def transferable(self, frame, count, owner):
+        """Are `count` frames, at most BATCH, the owner's and unmapped? Returns a status."""
+        end = frame + count
+        while frame < end:
+            if self.owner(frame) != owner:
+                return status.NOT_OWNER
+            if self.uses(frame) != 0:
+                return status.IN_USE
+            frame += 1
+        return status.OK
 
     def set_owners(self, frame, end, owner):
         """Hand frames from `frame` up to `end` over, with no mapping left. Those beyond the table stay nobody's."""

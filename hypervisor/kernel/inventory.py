@@ -20,7 +20,7 @@ BUSY = MODULES + 3
 
 
 class Inventory(object):
-    """base, size: the arena with the owner table in front, bytes. free_*: the manager's regions, in frames."""
+    """base, size: the owner table and the arena behind it, bytes. free_*: the manager's regions, in frames."""
 
     def __init__(self):
         self.base = R0
@@ -52,13 +52,13 @@ class Inventory(object):
         if self.busy_end[self.busy_count - 1] > top:
             top = self.busy_end[self.busy_count - 1]
         self.table_bytes = up((top >> 12) * 2, r_uint(PAGE))
-        self.size = up(self.table_bytes + r_uint(ARENA_BYTES), LARGE)
+        self.size = self.table_bytes + r_uint(ARENA_BYTES)
         if not self._place_arena():
             return refusal.NO_ARENA
         self._busy(self.base, self.base + self.size)
         memory.clear(self.base, self.table_bytes)
         frames.open(self.base, top >> 12)
-        arena.open(self.base + self.table_bytes, self.size - self.table_bytes)
+        arena.set_pages(self.base + self.table_bytes, r_uint(ARENA_BYTES))
         self._own()
         self._free_regions()
         if self.free_count == 0:
@@ -66,9 +66,9 @@ class Inventory(object):
         return refusal.NONE
 
     def relocate(self):
-        """The kernel root is loaded: the arena is at its address now."""
-        frames.relocate(r_uint(ARENA_BASE))
-        arena.relocate(r_uint(ARENA_BASE) + self.table_bytes)
+        """The kernel root is loaded: the kernel's memory is at its addresses now."""
+        frames.relocate(r_uint(ARENA_BASE) + self.base)
+        arena.relocate(r_uint(ARENA_BASE))
 
     def _busy(self, start, end):
         """Keep the busy ranges sorted by their start."""
@@ -82,19 +82,19 @@ class Inventory(object):
         self.busy_count += 1
 
     def _place_arena(self):
-        """The lowest stretch that is long enough, 2-MiB-aligned and free."""
+        """The lowest stretch that is long enough and free: it fills what lies between the modules and the next 2-MiB boundary."""
         n = 0
         while n < loader.range_count:
-            at = up(loader.range_start[n], LARGE)
+            at = loader.range_start[n]
             if at < LOW_END:
-                at = up(LOW_END, LARGE)
+                at = LOW_END
             moved = True
             while moved:
                 moved = False
                 b = 0
                 while b < self.busy_count:
                     if at < self.busy_end[b] and at + self.size > self.busy_start[b]:
-                        at = up(self.busy_end[b], LARGE)
+                        at = up(self.busy_end[b], r_uint(PAGE))
                         moved = True
                     b += 1
             if at + self.size <= loader.range_end[n] and at + self.size <= REACH:

@@ -59,8 +59,9 @@ def map_batch(compartment, region, first, address, count, rights):
     return _call(call.MAP, r_uint(compartment), r_uint(region), r_uint(first), address, r_uint(count), r_uint(rights))
 
 
-def create(slot):
-    return _call(call.CREATE, r_uint(slot))
+def create(slot, region, first, count):
+    """A compartment in the free `slot`. The frames become the kernel's, to keep it in, until STOP releases it."""
+    return _call(call.CREATE, r_uint(slot), r_uint(region), r_uint(first), r_uint(count))
 
 
 def give_batch(compartment, region, first, count, target):
@@ -78,9 +79,10 @@ def vcpu_create(compartment, target, core, name):
     return _call(call.VCPU_CREATE, r_uint(compartment), r_uint(target), r_uint(core), r_uint(name))
 
 
-def join(slot, core, name):
-    """A compartment in the free `slot` with the vCPUs that VM `name`, at home on core `core`, has here. NOT_OFFERED: not yet."""
-    return _call(call.JOIN, r_uint(slot), r_uint(core), r_uint(name))
+def join(slot, core, name, region, first, count):
+    """A compartment in the free `slot` with the vCPUs that VM `name`, at home on core `core`, has here. Frames: as for `create`.
+    NOT_OFFERED: not yet."""
+    return _call(call.JOIN, r_uint(slot), r_uint(core), r_uint(name), r_uint(region), r_uint(first), r_uint(count))
 
 
 def ring_create(source, source_slot, to, to_slot):

@@ -9,7 +9,7 @@ from hypervisor.lib import call
 from hypervisor.lib.view import View
 from hypervisor.manager.frames import frames_of
 from hypervisor.manager.vm import ENDED, RUNNING
-from hypervisor.spec import ending, layout, program, status
+from hypervisor.spec import ending, layout, pages, program, status
 from hypervisor.spec.boot import MAGIC, STRINGS, VERSION
 from hypervisor.spec.boot import VMM as FIELD
 from hypervisor.spec.call import (BATCH, EXECUTE, READ, SLOT_CONSOLE_IN, SLOT_CONSOLE_OUT, SLOT_GUEST_MODULE, SLOT_IMAGE, SLOT_MODULE,
@@ -120,7 +120,7 @@ class Builder(object):
         if answer == status.OK:
             answer = self.prepare(vm)
         if answer == status.OK:
-            answer = call.create(vm.compartment)
+            answer = call.create(vm.compartment, vm.run.region, vm.run.first, vm.run.count)
             if answer == status.OK:
                 answer = self.furnish(vm)
                 if answer != status.OK:
@@ -143,6 +143,8 @@ class Builder(object):
         answer = self.read_program(vm)
         if answer != status.OK:
             return answer
+        if not self.find_run(vm, self.kernel_pages(vm)):
+            return NO_FRAMES
         frames = self.box.frames
         if not frames.find(self.program_frames()):
             return NO_FRAMES
@@ -154,6 +156,19 @@ class Builder(object):
         for n in range(vm.module_count):
             self.grant_module(vm, vm.modules[n], SLOT_GUEST_MODULE + n)
         return status.OK
+
+    def kernel_pages(self, vm):
+        """How many pages the kernel wants for a VM that is at home here."""
+        count = pages.for_vm(vm.ram_frames, vm.vcpus) + pages.for_part(frames_of(self.box.modules.bytes[vm.image_module]))
+        for n in range(vm.module_count):
+            count += pages.for_part(frames_of(self.box.modules.bytes[vm.modules[n]]))
+        return min(count, pages.MOST)
+
+    def find_run(self, vm, count):
+        """Choose the frames that become the kernel's, once. Returns success."""
+        if vm.run.count == 0 and self.box.frames.find(count):
+            vm.run.set(self.box.frames.found.region, self.box.frames.found.first, count, 0)
+        return vm.run.count != 0
 
     def grant_module(self, vm, module, target):
         vm.add_grant(SLOT_MODULE + module, 0, frames_of(self.box.modules.bytes[module]), target)

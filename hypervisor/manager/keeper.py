@@ -16,7 +16,7 @@ from hypervisor.manager.config import Config
 from hypervisor.manager.frames import frames_of
 from hypervisor.manager.recall import Recall
 from hypervisor.manager.vm import ABSENT, AWAITED, ELSEWHERE, GONE, JOINED, NOWHERE, RUNNING
-from hypervisor.spec import ending, exit, layout, status
+from hypervisor.spec import ending, exit, layout, pages, status
 from hypervisor.spec.call import READ, SLOT_MODULE, SLOT_SELF, STATE_ENDED
 from hypervisor.spec.config import MAX_VMS, MODULE_CONFIG
 from hypervisor.spec.vcpu import INSPECT
@@ -142,7 +142,9 @@ class Keeper(object):
                 self.join(vm)
 
     def join(self, vm):
-        answer = call.join(vm.compartment, vm.core, vm.index)
+        if not self.builder.find_run(vm, pages.for_vm(0, vm.vcpus)):
+            return
+        answer = call.join(vm.compartment, vm.core, vm.index, vm.run.region, vm.run.first, vm.run.count)
         if answer == status.NOT_OFFERED:
             return
         if answer != status.OK:

@@ -13,7 +13,7 @@ from hypervisor.manager.frames import LARGE_FRAMES, frames_of
 from hypervisor.manager.post import NOTHING, Post
 from hypervisor.manager.vm import GONE, RUNNING
 from hypervisor.spec import core as spec
-from hypervisor.spec import ending, exit, layout, link, status
+from hypervisor.spec import ending, exit, layout, link, pages, status
 from hypervisor.spec.call import BATCH, MODULES, READ, SLOT_MODULE, SLOT_SELF, WRITE
 from hypervisor.spec.config import MODULE_CONFIG, MODULE_MANAGER
 
@@ -98,6 +98,8 @@ class Outpost(object):
         for n in range(count):
             if self.vms[n].core == self.core:
                 need += self.vms[n].ram_frames + PROGRAM_FRAMES
+            if self.vms[n].is_on(self.core):
+                need += pages.MOST
         need = (need + LARGE_FRAMES - 1) // LARGE_FRAMES * LARGE_FRAMES
         if not frames.find_ram(need):
             return NO_FRAMES

@@ -1,13 +1,13 @@
 """Takes back and clears the frames of VMs that have ended, a piece at a time, so that the consoles of the others do not wait.
 
-One step is one TAKE or the clearing of one batch. The frames are named by the regions they were given from (docs/abi.md, TAKE).
+One step is one TAKE or the clearing of one batch; the last one lets the kernel forget the VM. The frames are named by the regions they were given from (docs/abi.md, TAKE).
 """
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.lib import call
 from hypervisor.manager.build import clear_batch
 from hypervisor.manager.vm import ENDED, GONE
-from hypervisor.spec import status
+from hypervisor.spec import ending, status
 from hypervisor.spec.call import BATCH
 
 CLEARED_AT_ONCE = BATCH // 8    # frames: the serial port must not wait for longer
@@ -32,6 +32,7 @@ class Recall(object):
         """Do one piece for a VM in state ENDED; the last piece makes it GONE."""
         assert vm.state == ENDED
         if self.grant >= vm.grant_count:
+            self.release(vm)
             vm.state = GONE
             return
         grant = vm.grants[self.grant]
@@ -40,6 +41,12 @@ class Recall(object):
             if self.failure == status.OK:
                 self.failure = answer
             self.next()
+
+    def release(self, vm):
+        """Nothing is its any more: the kernel's pages for it come back. A VM that could not be started may never have had any."""
+        answer = call.stop(vm.compartment, ending.DESTROYED, r_uint(0))
+        if answer != status.BAD_SLOT and self.failure == status.OK:
+            self.failure = answer
 
     def take(self, vm, grant):
         """Take one batch back. An empty slot is no failure: a VM that could not be started may have been given nothing here."""

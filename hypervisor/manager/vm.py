@@ -72,6 +72,7 @@ class Vm(object):
         self.branch = ELSEWHERE
         self.grants = [Grant() for _ in range(GRANTS)]
         self.grant_count = 0
+        self.run = Grant()                  # the kernel's pages for it, while count is not 0; its target means nothing
         # filled when it has ended
         self.how = ending.NONE
         self.detail = r_uint(0)

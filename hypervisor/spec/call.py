@@ -17,7 +17,7 @@ TABLE = [
     (3, 'PORT_IN', ['ports', 'port', 'size'], 'value read'),
     (4, 'PORT_OUT', ['ports', 'port', 'size', 'value'], '0'),
     (5, 'MAP', ['compartment', 'region', 'first', 'address', 'count', 'rights'], 'frames done'),
-    (6, 'CREATE', ['slot'], '0'),
+    (6, 'CREATE', ['slot', 'region', 'first', 'count'], '0'),
     (7, 'GIVE', ['compartment', 'region', 'first', 'count', 'target'], 'frames done'),
     (8, 'TAKE', ['compartment', 'target', 'slot'], 'frames left'),
     (9, 'VCPU_CREATE', ['compartment', 'target', 'core', 'name'], '0'),
@@ -34,7 +34,7 @@ TABLE = [
     (20, 'CORE_GIVE', ['core', 'region', 'first', 'count', 'module', 'bytes'], 'frames done'),
     (21, 'CORE_START', ['core', 'step'], '0'),
     (22, 'CORE_INSPECT', ['core'], 'state'),
-    (23, 'JOIN', ['slot', 'core', 'name'], '0'),
+    (23, 'JOIN', ['slot', 'core', 'name', 'region', 'first', 'count'], '0'),
 ]
 for _number, _name, _arguments, _value in TABLE:
     globals()[_name] = _number

@@ -2,7 +2,8 @@
 
 Kernel root (supervisor pages only)
     KERNEL_BASE   image: .text and .rodata read-only, .data/.bss/stacks private to the core, guard pages
-    ARENA_BASE    the core's page arena: page tables, VMCBs/VMCSs, bitmaps, message pages, owner table
+    ARENA_BASE    window to the kernel's own memory, each page at the distance ARENA_BASE from where it lies: owner table, arena, the
+                  compartments' runs (page tables, VMCBs/VMCSs, message pages)
     DEVICE_BASE   the local APIC's page
     LINK_BASE     the pages through which cores talk (hypervisor/spec/core.py), those that this core writes or reads
 Task root
@@ -14,12 +15,12 @@ PAGE = 4096
 LARGE_PAGE = 0x200000
 
 KERNEL_BASE = 0xffffffff80000000
-ARENA_BASE = 0xffffffffc0000000
+ARENA_BASE = 0xffff800000000000
+ARENA_END = 0xffffc00000000000
 DEVICE_BASE = 0xffffffffe0000000
 LINK_BASE = 0xfffffffff0000000
 
-ARENA_BYTES = 7 << 20               # all that the compartments may have (kernel/limit.py) and what the kernel itself wants; with the owner table
-                                    # of a machine with up to 2 GiB it fills whole large pages
+ARENA_BYTES = 128 * PAGE            # what a core's kernel keeps for itself and its manager (spec/pages.py)
 
 # Tasks. Everything below TASK_END, except page 0, is the task's to map.
 TASK_BASE = 0x400000                # link address of every program

@@ -3,7 +3,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory
 from hypervisor.kernel import answer, mapping, paging, state
-from hypervisor.kernel.arena import Account, arena
+from hypervisor.kernel.arena import arena
 from hypervisor.kernel.frames import frames
 from hypervisor.kernel.inventory import up
 from hypervisor.kernel.multiboot import loader
@@ -43,7 +43,7 @@ class Lab(object):
 
     def __init__(self):
         self.space = paging.Space()
-        self.owner = Account()
+        self.owner = arena
         self.ring = Ring()
 
 
@@ -53,7 +53,7 @@ lab = Lab()
 def page_tables(base, seed, steps):
     """Maps and unmaps by a little generator of pseudo-random numbers in memory at `base`; a checksum over all answers and over the tables,
     with addresses taken relative to base."""
-    arena.open(base, r_uint(PAGES * 4096))
+    arena.set_pages(base, r_uint(PAGES * 4096))
     arena.delta = R0
     lab.space.open(lab.owner, paging.TASK_TABLE)
     checksum = R0

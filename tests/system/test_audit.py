@@ -47,8 +47,8 @@ def frames_between(first, last):
 
 
 def nested_roots_in_use(memory, kernel, ept, roots):
-    """What the control blocks in the arena hold: {compartment: nested root}."""
-    arena = sorted(frame for frame, mapping in kernel.items() if mapping.virtual >= layout.ARENA_BASE and mapping.frames > 1)
+    """What the control blocks in the kernel's own memory hold: {compartment: nested root}."""
+    arena = sorted(frame for frame, mapping in kernel.items() if layout.ARENA_BASE <= mapping.virtual < layout.ARENA_END)
     expected = {root.compartment: root.address for root in roots if root.kind == NESTED}
     found = {}
     for frame in arena:

@@ -19,12 +19,13 @@ import struct
 import sys
 
 from hypervisor.hw import memory, task
-from hypervisor.spec import boot, call, config, ending, exit, layout, status, vcpu
+from hypervisor.spec import boot, call, config, ending, exit, layout, pages, status, vcpu
 
 PAGE = layout.PAGE
 TSC_KHZ = 1000
 GARBAGE = 0xa5              # what frames hold that nobody has written
 RING = 4096
+KERNEL = 'kernel'               # the owner of the pages that compartments live in
 CALL_NAMES = dict((number, name) for number, name, _, _ in call.TABLE)
 ARGUMENTS = dict((name, len(arguments)) for _, name, arguments, _ in call.TABLE)
 
@@ -164,6 +165,7 @@ class Compartment(object):
         self.received = bytearray()
         self.start = None       # (entry, stack, argument)
         self.watcher_slot = None
+        self.run = []           # frames: the kernel's pages for it
 
 
 class Uart(object):
@@ -487,14 +489,47 @@ class FakeKernel(object):
                     self.memory.readonly.discard(page)
         return status.OK, len(pages)
 
-    def do_create(self, slot):
+    def do_create(self, slot, region, first, count):
         if not 0 <= slot < call.SLOTS:
             return status.BAD_SLOT
         if slot in self.current.slots:
             return status.SLOT_IN_USE
+        code, run = self.take_run(region, first, count)
+        if code != status.OK:
+            return code
         made = self.make_compartment()
-        made.watcher_slot = slot
+        made.watcher_slot, made.run = slot, run
         self.current.slots[slot] = made
+        return status.OK
+
+    def take_run(self, region_slot, first, count):
+        """Frames of the caller's become the kernel's. Returns a status and the frames."""
+        region = self.look(region_slot, 'region')
+        if region is None:
+            return status.BAD_SLOT, []
+        if not 1 <= count <= pages.MOST or first + count > region.count:
+            return status.BAD_RANGE, []
+        frames = range(region.first + first, region.first + first + count)
+        if any(self.owner[frame] is not self.current for frame in frames):
+            return status.NOT_OWNER, []
+        if any(self.mapped.get(frame) for frame in frames):
+            return status.IN_USE, []
+        for frame in frames:
+            self.owner[frame] = KERNEL
+        return status.OK, frames
+
+    def release(self, slot, owner):
+        """An ended compartment without regions is forgotten: the kernel's pages for it are the manager's again."""
+        if any(thing.kind == 'region' for thing in owner.slots.values()):
+            return status.IN_USE
+        for frame in owner.run:
+            self.owner[frame] = self.current
+        owner.run = []
+        for ring in [thing for thing in owner.slots.values() if isinstance(thing, Ring)]:
+            for slots in (owner.slots, self.current.slots):
+                for number in [number for number, thing in slots.items() if thing is ring]:
+                    del slots[number]
+        del self.current.slots[slot]
         return status.OK
 
     def do_give(self, slot, region_slot, first, count, target):
@@ -565,7 +600,7 @@ class FakeKernel(object):
         owner.places.append((core, name))
         return status.OK
 
-    def do_join(self, slot, core, name):
+    def do_join(self, slot, core, name, region, first, count):
         """This machine has one core: nobody offers anything."""
         return status.BAD_RANGE
 
@@ -607,7 +642,7 @@ class FakeKernel(object):
         if owner is None:
             return status.BAD_SLOT
         if owner.state == call.STATE_ENDED:
-            return status.BAD_STATE
+            return self.release(slot, owner)
         self.end(owner, how, detail)
         return status.OK
 

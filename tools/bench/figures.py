@@ -21,6 +21,7 @@ PROGRAMS = ('kernel', 'manager', 'vmm')
 WRITE, ALLOCATED, EXECUTE = 1, 2, 4            # of a section's flags
 CLEARED_AT_ONCE = 8             # bytes, by an instruction: REP STOSQ counts as one for each
 PADDING = b'\0\x90\xcc'
+KERNEL_OWNER = 1                # in the owner table (hypervisor/kernel/frames.py)
 
 
 def sizes(program):
@@ -117,18 +118,20 @@ def stamp():
 
 
 def kept(guests):
-    """Bytes that the kernel keeps, with so many guests running: {'image', 'tables', 'arena used', 'reserved'}."""
+    """Bytes that the kernel keeps, with so many guests running: {'image', 'owner table', 'arena used', 'runs', 'reserved'}. runs: what the
+    manager has given for the guests."""
     kernel, guest = paths.symbols(BUILD / 'kernel.elf'), paths.symbols(paths.GUEST)
     with Box(PROCESSORS['qemu-svm'], box_of(guests), monitor=True) as box:
         for n in range(guests):
             box.debugger.go_to(guest['sort'])
         read = Reader(box.emulator)
-        arena = {name: read.field('arena_Arena', name) for name in ('base', 'end', 'free_count')}
-        reserved = read.field('inventory_Inventory', 'size')
+        taken = read.field('arena_Arena', 'pages_next', 'arena_Account') - read.field('arena_Arena', 'pages_start', 'arena_Account')
         table = read.field('inventory_Inventory', 'table_bytes')
+        own = read.field('inventory_Inventory', 'size')
+        owners = box.emulator.read_physical(read.field('inventory_Inventory', 'base'), table)[::2]
     image = kernel['image_end'] - kernel['image_load_start']
-    pages = (arena['end'] - arena['base']) // layout.PAGE
-    return {'image': image, 'owner table': table, 'arena used': (pages - arena['free_count']) * layout.PAGE, 'reserved': image + reserved}
+    reserved = owners.count(KERNEL_OWNER) * layout.PAGE
+    return {'image': image, 'owner table': table, 'arena used': taken, 'runs': reserved - image - own, 'reserved': reserved}
 
 
 def program_memory(name):
@@ -146,8 +149,8 @@ def all_of_them():
         found[name + '_lines'] = sum(lines(name).values())
     manager, vmm = program_memory('manager'), program_memory('vmm')
     found['kept'] = one['reserved'] + manager + vmm
-    found['used'] = one['image'] + one['owner table'] + one['arena used'] + manager + vmm
-    found['vm_used'] = two['arena used'] - one['arena used'] + vmm
+    found['used'] = one['image'] + one['owner table'] + one['arena used'] + one['runs'] + manager + vmm
+    found['vm_used'] = two['arena used'] + two['runs'] - one['arena used'] - one['runs'] + vmm
     found['start_mib'] = (large - small) // 16
     return found
 
@@ -159,10 +162,10 @@ class Reader:
         self.emulator = emulator
         self.symbols = paths.symbols(BUILD / 'kernel.elf')
 
-    def field(self, what, name):
-        """The 64-bit field `name` of the object of a class in hypervisor/kernel; what: MODULE_CLASS."""
+    def field(self, what, name, base=None):
+        """The 64-bit field `name` of the object of a class in hypervisor/kernel; what: MODULE_CLASS; base: the class that it has the field from."""
         address = self.symbols['pypy_g_hypervisor_kernel_' + what] - layout.KERNEL_BASE
-        offset = field_offsets('pypy_hypervisor_kernel_%s0' % what)['inst_' + name]
+        offset = field_offsets('pypy_hypervisor_kernel_%s0' % (base or what))['inst_' + name]
         return struct.unpack('<Q', self.emulator.read_physical(address + offset, 8))[0]
 
 

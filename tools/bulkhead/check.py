@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bulkhead import config, image, linux
-from bulkhead.facts import BUILD, KERNEL, MANAGER, VMM, call, config as facts, core as facts_core, layout, processors_text, program, share, shown, size_text
+from bulkhead.facts import BUILD, KERNEL, MANAGER, VMM, call, config as facts, core as facts_core, layout, pages, processors_text, program, share, shown, size_text
 
 LOW_MEMORY = 1 << 20                # left to the firmware
 CORE_BYTES = 6 << 20             # of a core that is started, beyond its arena and its frames' table
@@ -349,7 +349,9 @@ def _check_sum(machine, files, source):
     modules = _size_of(MANAGER, 1 << 20) + sum(programs) + sum(each.bytes for each in files)
     tasks = sum(_round_up(size, layout.PAGE) + (layout.STACK_PAGES + 64) * layout.PAGE for size in programs + [1 << 20])
     alignment = facts.RAM_STEP * (len(machine.vm) > 0) + layout.PAGE * 2 * len(machine.vm)
-    own = LOW_MEMORY + kernel + layout.ARENA_BYTES + modules + tasks + alignment + _cores_own(machine, programs)
+    table = machine.box.memory // layout.PAGE * 2
+    kept = layout.ARENA_BYTES + sum(_kernel_bytes(vm, each.bytes) for vm, each in zip(machine.vm, files))
+    own = LOW_MEMORY + kernel + table + kept + modules + tasks + alignment + _cores_own(machine, programs)
     needed = vms + own
     usable = machine.box.memory
     if needed > usable:
@@ -358,6 +360,13 @@ def _check_sum(machine, files, source):
                    'memory = "%s" or more' % size_text(_round_up(needed, 16 << 20)))
         return
     _check_contiguous(machine, source, own)
+
+
+def _kernel_bytes(vm, content):
+    """What the kernels keep for a VM, whose image and modules have so many bytes: pages on each core that it is on."""
+    parts = pages.for_part(content // layout.PAGE) + call.GUEST_MODULES * pages.PER_PART
+    count = pages.for_vm(vm.memory // layout.PAGE, len(vm.cpus)) + parts
+    return len(set(vm.cpus)) * min(count, pages.MOST) * layout.PAGE
 
 
 def _cores_own(machine, programs):

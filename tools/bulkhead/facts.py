@@ -19,13 +19,13 @@ def _import_facts():
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
     try:
-        from hypervisor.spec import boot, call, config, core, layout, program, share
+        from hypervisor.spec import boot, call, config, core, layout, pages, program, share
     finally:
         sys.dont_write_bytecode = before
-    return boot, call, config, core, layout, program, share
+    return boot, call, config, core, layout, pages, program, share
 
 
-boot, call, config, core, layout, program, share = _import_facts()
+boot, call, config, core, layout, pages, program, share = _import_facts()
 
 
 def shown(path):

@@ -1,18 +1,13 @@
 """What must hold after every step, found in physical memory by an independent walk. The kernel's objects are asked only for roots, for
-page numbers of areas and for the arena's lists."""
-import struct
-
+page numbers of areas and where their runs of pages are."""
 from hypervisor.hw import image
-from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.frames import FIRST_COMPARTMENT, KERNEL, NOBODY, OTHER_CORE, frames
 from hypervisor.kernel.inventory import inventory
 from hypervisor.spec.call import STATE_ENDED
 from hypervisor.spec.core import BOOT_TABLE_PAGES
-from hypervisor.spec.layout import ARENA_BASE, DEVICE_BASE, KERNEL_BASE, PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
+from hypervisor.spec.layout import ARENA_BASE, ARENA_END, DEVICE_BASE, KERNEL_BASE, PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
 from tests.unit.kernel import walker
-
-LAST = {}               # what was read out last, to read it once only
 
 
 class Reach(object):
@@ -116,49 +111,20 @@ def rights(reach):
                 assert not (page.writable and page.executable), 'task %d: %r' % (number, page)
 
 
-def links(machine):
-    """The arena's side table in physical memory: for each page the one that follows it in its list."""
-    count = int(arena.end - arena.base) // PAGE
-    content = machine.memory.take(int(arena.links), 8 * count)
-    if content != LAST.get('links'):
-        LAST['links'], LAST['words'], LAST['free'] = content, struct.unpack('<%dQ' % count, content), {}
-    return LAST['words']
-
-
-def free_pages(following):
-    """The list of free pages, walked again only when it may have changed."""
-    head = int(arena.free)
-    if head not in LAST['free']:
-        found = chain(following, head)
-        LAST['free'][head] = found, set(found)
-    return LAST['free'][head]
-
-
-def chain(following, head):
-    """The pages of a list of the arena."""
-    found, base = [], int(arena.base)
-    while head:
-        found.append(head)
-        assert len(found) <= len(following), 'a list of arena pages that never ends'
-        head = following[(head - base) >> 12]
-    return found
-
-
 def pages_of_the_arena(machine, reach):
-    """Every page of the arena is free, or on one account, or the kernel's since boot; what a root reaches is on its owner's account."""
-    total = int(arena.end - arena.base) // PAGE
-    following = links(machine)
-    free, seen = free_pages(following)
-    assert len(free) == arena.free_count == len(seen)
-    seen = set(seen)
+    """The kernel's pages are the arena and the compartments' runs; what a root reaches is on its owner's account, and nothing else of the kernel's is
+    in the window."""
+    runs = [(int(inventory.base), int(inventory.base + inventory.size))]
     for c in compartments:
-        account = chain(following, int(c.pages_head))[:c.pages_count]
-        assert len(account) == c.pages_count, 'compartment %d: its list is shorter than its count' % c.number
-        if c.state == STATE_ENDED or not c.used:
-            assert not account, 'compartment %d has ended and still holds pages' % c.number
+        start, taken, end = int(c.pages_start), int(c.pages_next), int(c.pages_end)
+        assert start <= taken <= end
+        if not c.used:
+            assert start == end, 'compartment %d is gone and still has pages' % c.number
             continue
-        assert not seen.intersection(account), 'a page of the arena is used twice'
-        seen.update(account)
+        if c.number:
+            runs.append((start, end))
+        if c.state == STATE_ENDED:
+            continue
         held = walker.tables(machine.memory, int(c.space.root)) + [page_of(c.task.area), int(c.task.page_hpa)]
         if c.nested.root and not c.is_branch():
             held += walker.tables(machine.memory, int(c.nested.root))
@@ -167,14 +133,23 @@ def pages_of_the_arena(machine, reach):
                 held += [page_of(vcpu.area), int(vcpu.page_hpa), int(vcpu.control_hpa)]
             elif not c.is_branch():
                 held += [page_of(vcpu.mirror), int(vcpu.page_hpa)]
-        assert len(set(held)) == len(held), 'compartment %d uses an arena page for two things' % c.number
-        assert set(held) <= set(account), 'compartment %d uses arena pages that are not on its account' % c.number
-    kept = total - len(seen)
+        assert len(set(held)) == len(held), 'compartment %d uses a page of the kernel for two things' % c.number
+        assert all(start <= page < taken for page in held), 'compartment %d uses pages that are not on its account' % c.number
+    expected = [frame for start, end in runs for frame in range(start // PAGE, end // PAGE)]
+    window = [page for page in reach.kernel if ARENA_BASE <= page.address < ARENA_END]
+    assert all(page.address - ARENA_BASE == page.frame * PAGE for page in window)
+    mapped = [page.frame + n for page in window for n in range(page.frames)]
+    assert sorted(mapped) == sorted(expected), 'the window shows other frames than the kernel has'
+    kept = kernel_frames(machine) - (len(expected) - int(inventory.size) // PAGE)
     if not hasattr(machine, 'kept'):
         machine.kept = kept
-    assert kept == machine.kept, 'arena pages are lost: %d are neither free nor held, %d were at boot' % (kept, machine.kept)
+    assert kept == machine.kept, 'the kernel owns %d frames beside the runs of compartments, %d at boot' % (kept, machine.kept)
+
+
+def kernel_frames(machine):
+    return bytes(owners(machine)).count(bytes(bytearray([KERNEL])))
 
 
 def page_of(hva):
-    """The hpa of the arena page at hva."""
-    return (int(hva) & ~0xfff) - ARENA_BASE + int(inventory.base)
+    """The hpa of the kernel's page at hva."""
+    return (int(hva) & ~0xfff) - ARENA_BASE

@@ -15,6 +15,12 @@ REACH = 1 << 32
 FORMATS = {1: struct.Struct('<B'), 2: struct.Struct('<H'), 4: struct.Struct('<I'), 8: struct.Struct('<Q')}
 
 
+class View(dict):
+    def __init__(self, root):
+        dict.__init__(self)
+        self.root = root
+
+
 class Memory(object):
     """physical: page number -> bytearray. view: virtual page number -> (physical page number, writable); None: one to one.
 
@@ -40,10 +46,14 @@ class Memory(object):
 
     def load_root(self, root):
         """From now on addresses mean what this kernel root says."""
-        self.view = {}
-        for page in walker.pages(self, root, walker.AMD):
+        self.view = View(root)
+        self.walk()
+
+    def walk(self):
+        """As the processor does where it knows no translation. What it knows stays, as in a TLB."""
+        for page in walker.pages(self, self.view.root, walker.AMD):
             for n in range(page.frames):
-                self.view[(page.address >> 12) + n] = (page.frame + n, page.writable)
+                self.view.setdefault((page.address >> 12) + n, (page.frame + n, page.writable))
 
     def translated(self, address, writing):
         """The physical page number."""
@@ -51,6 +61,8 @@ class Memory(object):
             if address >= REACH:
                 raise FakeFault(address)
             return address >> 12
+        if address >> 12 not in self.view:
+            self.walk()
         found = self.view.get(address >> 12)
         if found is None or (writing and not found[1]):
             raise FakeFault(address)

@@ -11,6 +11,7 @@ from hypervisor.spec.layout import PAGE, TASK_END, TASK_PAGE, VCPU_PAGE
 COMPARTMENTS = 9
 VCPUS_PER_VM, VCPUS, RINGS = 16, 32, 32
 RING_CAPACITY = 4096
+KERNEL, KERNEL_PAGES, FEW_PAGES = 1, 192, 14    # FEW: too few may be for an empty compartment
 KERNEL_ADDRESSES = [TASK_PAGE] + [VCPU_PAGE + PAGE * n for n in range(VCPUS_PER_VM)]
 GPA_END = 1 << 46
 NEW, RUNNING, ENDED = call.STATE_NEW, call.STATE_RUNNING, call.STATE_ENDED
@@ -31,6 +32,7 @@ class Vm(object):
         self.slot = None                        # the manager's slot that names it
         self.owes = False
         self.version = 0                        # changes with every mapping
+        self.run = []                           # the kernel's frames for it
 
     def maps(self, guest):
         return self.nested if guest else self.task
@@ -228,7 +230,7 @@ class Model(object):
         assert done == n, 'unmap says %d, right would be %d' % (done, n)
         assert code == (status.OK if n == count else status.BAD_RANGE)
 
-    def create(self, vm, slot):
+    def create(self, vm, slot, region, first, count):
         wrong = set()
         if vm.number:
             wrong.add(status.BAD_SLOT)
@@ -238,11 +240,35 @@ class Model(object):
         if not free:
             wrong.add(status.NO_ROOM)
 
+        if self.kind(vm, region) != 'region':
+            return wrong | {status.BAD_SLOT}, 0, None
+        start, size = vm.slots[region][1:]
+        frames = range(start + first, start + first + count) if count <= KERNEL_PAGES else []
+        if not frames or first + count > size:
+            wrong.add(status.BAD_RANGE)
+        else:
+            wrong |= self.not_free(vm, frames)
+
         def make():
             new = self.vms[free[0]] = Vm(free[0])
             new.slot = slot
+            new.run = frames
+            self.hand_over(frames, KERNEL)
             vm.slots[slot] = ('compartment', new.number)
-        return wrong or {status.OK}, 0, make
+        return wrong or {status.OK} | ({status.NO_MEMORY} if count < FEW_PAGES else set()), 0, make
+
+    def not_free(self, vm, frames):
+        wrong = set()
+        for each in frames:
+            if self.owners[each] != vm.owner:
+                wrong.add(status.NOT_OWNER)
+            elif (vm.task or vm.nested) and self.uses(each, vm):
+                wrong.add(status.IN_USE)
+        return wrong
+
+    def hand_over(self, frames, owner):
+        for each in frames:
+            self.owners[each] = owner
 
     def give(self, vm, slot, region, first, count, to):
         wrong = set()
@@ -256,11 +282,7 @@ class Model(object):
         if not 1 <= count <= call.BATCH or first + count > size:
             wrong.add(status.BAD_RANGE)
         else:
-            for each in range(frame, frame + count):
-                if self.owners[each] != vm.owner:
-                    wrong.add(status.NOT_OWNER)
-                elif (vm.task or vm.nested) and self.uses(each, vm):
-                    wrong.add(status.IN_USE)
+            wrong |= self.not_free(vm, range(frame, frame + count))
         at = target.slots.get(to, ('empty',))
         if to >= call.SLOTS or at[0] not in ('empty', 'region') or (at[0] == 'region' and at[1] + at[2] != frame):
             wrong.add(status.SLOT_IN_USE)
@@ -375,6 +397,7 @@ class Model(object):
                 ring = entry[1]
                 del ring.sender.slots[ring.sender_slot]
                 del ring.receiver.slots[ring.receiver_slot]
+        self.hand_over(target.run, vm.owner)
         del self.vms[target.number]
         del vm.slots[slot]
 

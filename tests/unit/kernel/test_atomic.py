@@ -52,10 +52,9 @@ class Watch(object):
             assert table not in self.tables, 'a table was entered twice'
 
     def points_to_table(self, page, value):
-        """Tables are pages of the arena that no address maps; message pages are entered at level 1 only."""
+        """Tables are pages of the kernel that no address maps; message pages are entered at level 1 only."""
         hpa = value & walker.FRAME_BITS
-        arena = inventory.base <= hpa < inventory.base + inventory.size
-        return arena and not value >> 63
+        return any(c.pages_start <= hpa < c.pages_end for c in compartments) and not value >> 63
 
     def counted(self, reach):
         """Each mapped frame is its compartment's, and counted as used at least as often as it is mapped."""
@@ -73,7 +72,7 @@ class Watch(object):
 
 CALLS = [
     # the manager's calls, in order; right status
-    (call.CREATE, (VM,), status.OK),
+    (call.CREATE, (VM, MEMORY, 4096, 192), status.OK),
     (call.MAP, (0, MEMORY, 0, 0x40000000, 3, 3), status.OK),
     (call.MAP, (0, MEMORY, 510, 0x401fe000, 6, 1), status.OK),
     (call.MAP, (0, MEMORY, 512, 0x50000000, 512, 5), status.OK),
@@ -92,7 +91,7 @@ CALLS = [
     (call.TAKE, (VM, 2, MEMORY), status.OK),
     (call.TAKE, (VM, 3, MEMORY), status.OK),
     (call.STOP, (VM, 0, 0), status.OK),
-    (call.CREATE, (VM,), status.OK),
+    (call.CREATE, (VM, MEMORY, 4096, 192), status.OK),
 ]
 
 
@@ -107,7 +106,7 @@ def test_update_never_exposes_half_mapping(box):
 
 def test_vm_unmaps_and_maps_again_whole_large_pages(box):
     """The same through a VM's own calls, with 2-MiB pages of its guest."""
-    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 512, 512, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)), (call.START, (VM, 0x400000, 0, 0))]:
+    for which, arguments in [(call.CREATE, (VM, MEMORY, 4096, 192)), (call.GIVE, (VM, MEMORY, 512, 512, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)), (call.START, (VM, 0x400000, 0, 0))]:
         assert box.kernel_call(0, which, *arguments)[0] == status.OK
     watch = Watch(box)
     guest = GUEST | 7
@@ -120,7 +119,7 @@ def test_vm_unmaps_and_maps_again_whole_large_pages(box):
 
 
 def test_guest_is_flushed_after_every_unmap(box):
-    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 511, 512, 2)), (call.GIVE, (VM, MEMORY, 1023, 1, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)),
+    for which, arguments in [(call.CREATE, (VM, MEMORY, 4096, 192)), (call.GIVE, (VM, MEMORY, 511, 512, 2)), (call.GIVE, (VM, MEMORY, 1023, 1, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)),
                              (call.START, (VM, 0x400000, 0, 0))]:
         assert box.kernel_call(0, which, *arguments)[0] == status.OK
     assert box.kernel_call(1, call.MAP, 0, 2, 0, 0x1ff000, 512, GUEST | 7) == (status.OK, 512)
@@ -134,7 +133,7 @@ def test_guest_is_flushed_after_every_unmap(box):
 
 def test_guest_is_flushed_even_when_an_unmap_stops_at_a_large_page(box):
     """The pages that are gone by then must not stay in the TLB."""
-    for which, arguments in [(call.CREATE, (VM,)), (call.GIVE, (VM, MEMORY, 511, 1, 3)), (call.GIVE, (VM, MEMORY, 512, 512, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)),
+    for which, arguments in [(call.CREATE, (VM, MEMORY, 4096, 192)), (call.GIVE, (VM, MEMORY, 511, 1, 3)), (call.GIVE, (VM, MEMORY, 512, 512, 2)), (call.VCPU_CREATE, (VM, 16, 0, 0)),
                              (call.START, (VM, 0x400000, 0, 0))]:
         assert box.kernel_call(0, which, *arguments)[0] == status.OK
     assert box.kernel_call(1, call.MAP, 0, 3, 0, 0x1ff000, 1, GUEST | 7) == (status.OK, 1)

@@ -31,7 +31,7 @@ from tests.unit.kernel import audit, singletons
 from tests.unit.kernel import machine as machines
 from tests.unit.kernel.machine import LAPIC, PAGE, Block
 from tests.unit.kernel.test_cores import APIC, CORE_MEGA, M, Two, booted, make_box
-from tests.unit.kernel.vm import put_answer, vcpu_page
+from tests.unit.kernel.vm import put_answer, run, vcpu_page
 
 VM = 1                          # the compartment's number, on both cores
 SLOT = call.SLOT_MANAGER_FREE   # of the VM in the first manager's table
@@ -106,12 +106,18 @@ def vcpus():
     return [vcpu for vcpu in compartments[VM].vcpus if vcpu is not None]
 
 
+def join(pair, slot, core, name):
+    """JOIN on core 1."""
+    return pair.on(1).box.kernel_call(0, call.JOIN, slot, core, name, *run(VM))
+
+
 def make(pair, start=True, places=(0, 1)):
     """The VM on core 0, with its second vCPU on core 1; not yet joined."""
     def ok(which, *arguments):
         answer = pair.call(0, 0, which, *arguments)
         assert answer[0] == status.OK, (which, answer)
-    ok(call.CREATE, SLOT)
+    pair.on(0)
+    ok(call.CREATE, SLOT, *run(VM))
     ok(call.GIVE, SLOT, M, pair.first_frame, FRAMES, call.SLOT_RAM)
     for n, core in enumerate(places):
         ok(call.VCPU_CREATE, SLOT, FIRST + n, core, NAME)
@@ -123,7 +129,7 @@ def joined(pair, places=(0, 1)):
     """... and joined, with all vCPUs started."""
     make(pair, True, places)
     pair.settle()
-    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.OK, 0)
+    assert join(pair, BRANCH, 0, NAME) == (status.OK, 0)
     pair.settle()
     pair.on(0)
     for n in reversed(range(len(places))):
@@ -221,14 +227,14 @@ def told(pair, number=VM):
 
 def test_a_branch_is_made_when_it_is_offered_and_the_vmm_begins_when_it_is_made(fresh_pair):
     pair = fresh_pair
-    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.NOT_OFFERED, 0)
+    assert join(pair, BRANCH, 0, NAME) == (status.NOT_OFFERED, 0)
     make(pair)
     assert pair.on(0) and not compartments[VM].task.ready, 'its vCPUs have no place yet'
     pair.settle()
     pair.on(1)
     assert int(manager.signals) >> call.SLOT_LINK & 1, 'the manager is told'
-    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME + 1) == (status.NOT_OFFERED, 0)
-    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.OK, 0)
+    assert join(pair, BRANCH, 0, NAME + 1) == (status.NOT_OFFERED, 0)
+    assert join(pair, BRANCH, 0, NAME) == (status.OK, 0)
     branch = compartments[VM]
     assert branch.is_branch() and [(int(v.core), v.away) for v in vcpus()] == [(0, True), (1, False)] and branch.here == 1
     home_root = int(branch.nested.root)
@@ -237,7 +243,7 @@ def test_a_branch_is_made_when_it_is_offered_and_the_vmm_begins_when_it_is_made(
     pair.settle()
     assert compartments[VM].task.ready and int(compartments[VM].nested.root) == home_root
     assert [(int(v.core), v.away) for v in vcpus()] == [(0, False), (1, True)]
-    assert pair.call(1, 0, call.JOIN, BRANCH + 1, 0, NAME) == (status.NOT_OFFERED, 0), 'once'
+    assert join(pair, BRANCH + 1, 0, NAME) == (status.NOT_OFFERED, 0), 'once'
 
 
 @pytest.mark.parametrize('arguments, code', [((BRANCH, 1, NAME), status.BAD_SLOT), ((BRANCH, 2, NAME), status.BAD_SLOT), ((BRANCH, (1 << 64) - 1, NAME), status.BAD_SLOT),
@@ -247,15 +253,15 @@ def test_join_checks_what_it_is_asked(fresh_pair, arguments, code):
     pair = fresh_pair
     make(pair)
     pair.settle()
-    assert pair.call(1, 0, call.JOIN, *arguments) == (code, 0)
-    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.OK, 0)
+    assert join(pair, *arguments) == (code, 0)
+    assert join(pair, BRANCH, 0, NAME) == (status.OK, 0)
 
 
 @pytest.mark.parametrize('core, name, code', [(2, 0, status.BAD_RANGE), (8, 0, status.BAD_RANGE), (1 << 63, 0, status.BAD_RANGE), (1, 8, status.BAD_RANGE),
                                               (0, 8, status.BAD_RANGE), (1, 0, status.OK), (0, 0, status.OK)])
 def test_a_vcpu_lives_on_a_core_of_the_box(fresh_pair, core, name, code):
     pair = fresh_pair
-    assert pair.call(0, 0, call.CREATE, SLOT) == (status.OK, 0)
+    assert pair.on(0).box.kernel_call(0, call.CREATE, SLOT, *run(VM)) == (status.OK, 0)
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT, FIRST, 1, 0) == (status.BAD_RANGE, 0), 'the first is at home'
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT, FIRST, 0, 0) == (status.OK, 0)
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT, SECOND, core, name) == (code, 0)
@@ -264,7 +270,7 @@ def test_a_vcpu_lives_on_a_core_of_the_box(fresh_pair, core, name, code):
 def test_two_vms_of_one_name_are_refused(fresh_pair):
     pair = fresh_pair
     make(pair, start=False)
-    assert pair.call(0, 0, call.CREATE, SLOT + 1) == (status.OK, 0)
+    assert pair.on(0).box.kernel_call(0, call.CREATE, SLOT + 1, *run(VM + 1)) == (status.OK, 0)
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT + 1, FIRST, 0, NAME) == (status.OK, 0)
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT + 1, SECOND, 1, NAME) == (status.BAD_STATE, 0)
     assert pair.call(0, 0, call.VCPU_CREATE, SLOT + 1, SECOND, 1, NAME + 1) == (status.OK, 0)
@@ -285,7 +291,7 @@ def test_an_offer_with_a_core_that_the_box_has_not_is_none(fresh_pair, places):
     pair.on(0)
     compartments[VM].cores = r_uint(places)
     pair.settle()
-    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.NOT_OFFERED, 0)
+    assert join(pair, BRANCH, 0, NAME) == (status.NOT_OFFERED, 0)
 
 
 def test_a_branch_that_cannot_be_made_ends_the_vm(fresh_pair):
@@ -295,7 +301,7 @@ def test_a_branch_that_cannot_be_made_ends_the_vm(fresh_pair):
     pair.on(1)
     for compartment in compartments[1:]:
         compartment.used = True
-    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.NO_ROOM, 0)
+    assert join(pair, BRANCH, 0, NAME) == (status.NO_ROOM, 0)
     pair.settle()
     pair.on(0)
     assert (compartments[VM].state, compartments[VM].how, int(compartments[VM].detail)) == (call.STATE_ENDED, ending.NOT_STARTED, status.NO_ROOM)
@@ -303,27 +309,21 @@ def test_a_branch_that_cannot_be_made_ends_the_vm(fresh_pair):
 
 
 def test_a_branch_without_memory_leaves_nothing_behind(fresh_pair):
-    from hypervisor.kernel.arena import arena
     pair = fresh_pair
     make(pair)
     pair.settle()
     pair.on(1)
-    before, free = arena.free, arena.free_count
-    for spared in range(0, 30):
-        taken = []
-        while arena.free_count > spared:
-            taken.append(arena.take())
-        if pair.call(1, 0, call.JOIN, BRANCH, 0, NAME)[0] == status.OK:
-            assert spared > 5
+    region, first, _ = run(VM)
+    for count in range(1, 30):
+        if pair.call(1, 0, call.JOIN, BRANCH, 0, NAME, region, first, count)[0] == status.OK:
+            assert count > 5
             return
-        assert arena.free_count == spared and not compartments[VM].used and manager.kinds[BRANCH] == 0
+        assert not compartments[VM].used and manager.kinds[BRANCH] == 0
         assert all(vcpu is None for vcpu in compartments[VM].vcpus)
+        audit.check(pair.box)
         offer = offers.of(0, NAME)
         assert offer.failed == status.NO_MEMORY and int(offer.root) == 0
         offer.failed, offer.root, offer.count, offer.cores = 0, r_uint(PAGE), 2, r_uint(0x10)      # as if it were offered again
-        for page in taken:
-            arena.chain(page, arena.free)
-            arena.free, arena.free_count = page, arena.free_count + 1
     raise AssertionError('never enough')
 
 
@@ -656,7 +656,7 @@ def test_a_vm_that_ends_before_it_was_joined_is_offered_no_more(fresh_pair):
     assert compartments[VM].state != call.STATE_ENDED
     pair.settle()
     assert compartments[VM].state == call.STATE_ENDED
-    assert pair.call(1, 0, call.JOIN, BRANCH, 0, NAME) == (status.NOT_OFFERED, 0)
+    assert join(pair, BRANCH, 0, NAME) == (status.NOT_OFFERED, 0)
 
 
 def test_a_vm_that_ends_before_it_was_offered_needs_nobody(fresh_pair):

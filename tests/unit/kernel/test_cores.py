@@ -24,6 +24,7 @@ from rpython.rlib.rarithmetic import r_uint
 from tests.unit.kernel import acpi, audit, singletons, walker
 from tests.unit.kernel import machine as machines
 from tests.unit.kernel.machine import LAPIC, MEGA, PAGE, manager_image
+from tests.unit.kernel.vm import run
 
 M = call.SLOT_MEMORY
 WORD = (1 << 64) - 1
@@ -238,7 +239,7 @@ def test_no_random_call_gives_a_frame_away_that_it_does_not_answer_for(boxes):
 def test_given_frames_are_neither_mapped_nor_given_by_the_first_core_again(boxes):
     box = boxes(2)
     given = give(box)
-    assert box.call(call.CREATE, 40) == (status.OK, 0)
+    assert box.call(call.CREATE, 40, *run(1)) == (status.OK, 0)
     before = box.state()
     for n in (0, 17, CORE_MEGA * 256 + 5):
         assert box.call(call.MAP, 0, M, n, 0x10000000, 1, call.READ) == (status.NOT_OWNER, 0)
@@ -252,7 +253,7 @@ def test_given_frames_are_neither_mapped_nor_given_by_the_first_core_again(boxes
 
 def test_only_the_manager_may_speak_of_cores(boxes):
     box = boxes(2)
-    assert box.call(call.CREATE, 40) == (status.OK, 0)
+    assert box.call(call.CREATE, 40, *run(1)) == (status.OK, 0)
     assert box.call(call.GIVE, 40, M, 0, 8, M) == (status.OK, 8)
     assert box.call(call.START, 40, 0x401000, 0x10000, 0) == (status.OK, 0)
     before = box.state()
@@ -415,7 +416,7 @@ def test_the_second_manager_finds_its_core_its_memory_and_its_modules(two):
 
 def test_the_second_kernel_works_and_has_no_ports(two):
     box = two.box
-    assert box.call(call.CREATE, 40) == (status.OK, 0)
+    assert box.call(call.CREATE, 40, *run(1)) == (status.OK, 0)
     assert box.call(call.GIVE, 40, M, 0, 4, M) == (status.OK, 4)
     assert box.call(call.MAP, 0, M, 8, 0x10000000, 4, call.READ | call.WRITE) == (status.OK, 4)
     for which, arguments in ((call.PORT_OUT, (call.SLOT_PORTS, 0x3f8, 1, 65)), (call.PORT_IN, (call.SLOT_PORTS, 0x3f8, 1)), (call.LINE, (call.SLOT_PORTS, 4)),

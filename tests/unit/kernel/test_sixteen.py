@@ -2,7 +2,7 @@
 import pytest
 from rpython.rlib.rarithmetic import r_uint
 
-from hypervisor.kernel import interrupts, limit, startup
+from hypervisor.kernel import interrupts, startup
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.scheduler import scheduler
@@ -53,7 +53,7 @@ def test_a_vm_has_sixteen_and_the_kernel_has_two_such_vms(box):
             assert create(n, call.SLOT_VCPU + index) == (status.OK, 0)
         assert create(n, call.SLOT_VCPU + COUNT) == (status.NO_ROOM, 0)
     assert create(2, call.SLOT_VCPU) == (status.NO_ROOM, 0)
-    assert limit.PAGES_PER_COMPARTMENT - compartments[1].pages_count >= MODULES_PAGES
+    assert compartments[1].pages_left() >= MODULES_PAGES
     pages = [int(vcpu.page_hpa) for vcpu in compartments[1].vcpus + compartments[2].vcpus]
     assert len(set(pages)) == 2 * COUNT
     audit.check(box)

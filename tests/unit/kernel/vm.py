@@ -10,13 +10,21 @@ from tests.unit.kernel.machine import Block
 SLOT = call.SLOT_MANAGER_FREE       # the first VM's; it is compartment 1
 
 
+KERNEL_PAGES = 192
+
+
+def run(number):
+    """Arguments of CREATE and JOIN: frames for compartment `number`, from the end of this core's first region of memory."""
+    return call.SLOT_MEMORY, int(compartments[0].second[call.SLOT_MEMORY]) - KERNEL_PAGES * number, KERNEL_PAGES
+
+
 def make_vm(box, number, vcpus=1, frames=8, start=True):
     """Compartment `number` is the next one that is free. Its slot in the manager's table: SLOT + number - 1."""
     slot = SLOT + number - 1
 
     def ok(which, *arguments):
         assert box.kernel_call(0, which, *arguments)[0] == status.OK, call.TABLE[which]
-    ok(call.CREATE, slot)
+    ok(call.CREATE, slot, *run(number))
     ok(call.GIVE, slot, call.SLOT_MEMORY, 512 * number, frames, call.SLOT_RAM)
     for n in range(vcpus):
         ok(call.VCPU_CREATE, slot, call.SLOT_VCPU + n, 0, 0)

@@ -169,7 +169,7 @@ class CoresKernel(FakeKernel):
                     self.peers[core].offered.append(name)
         return answer
 
-    def do_join(self, slot, core, name):
+    def do_join(self, slot, core, name, region, first, count):
         self.asked.append((slot, core, name))
         peer = self.peers.get(core)
         if peer is None or name >= MAX_VMS:
@@ -180,7 +180,10 @@ class CoresKernel(FakeKernel):
             return status.NOT_OFFERED
         answer = peer.offers.pop(name)
         if answer == status.OK:
+            answer, run = self.take_run(region, first, count)
+        if answer == status.OK:
             made = self.make_compartment()
+            made.run = run
             made.state, made.watcher_slot, made.home = call.STATE_RUNNING, slot, (peer, name)
             self.current.slots[slot] = self.branches[core, name] = made
         return answer
@@ -190,8 +193,7 @@ class CoresKernel(FakeKernel):
         if owner not in self.branches.values():
             return FakeKernel.do_stop(self, slot, how, detail)
         if owner.state == call.STATE_ENDED:
-            del self.current.slots[slot]
-            return status.OK
+            return self.release(slot, owner)
         peer, name = owner.home
         peer.told.append((name, how, detail))
         self.end(owner, how, detail)

@@ -311,7 +311,7 @@ def test_all_vms_that_cannot_be_made_are_told_of():
     vms = [blob.vm('vm%d' % n, image=3 + n, ram=2 << 20, core=1) for n in range(8)]
 
     def fails(kernel, peer):
-        kernel.do_create = lambda slot: status.NO_ROOM
+        kernel.do_create = lambda slot, region, first, count: status.NO_ROOM
     kernel, peer, _ = run_station([begin(), ('hear', 8), ('finish',)], vms, {}, sizes=['i'] * 8, prepare=fails)
     assert [(kind, vm) for kind, vm, _ in peer.heard] == [(ENDED, n) for n in range(8)]
     assert all(struct.unpack('<2Q', data[:16]) == (ending.NOT_STARTED, status.NO_ROOM) for _, _, data in peer.heard)

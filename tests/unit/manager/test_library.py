@@ -113,12 +113,14 @@ def test_after_its_first_batch_map_all_keeps_to_2_mib_boundaries():
 
 def test_give_all_and_take_all_move_a_long_region_whole():
     kernel = kernel_with(2000)
-    assert calls.create(40) == status.OK
+    assert calls.create(40, call.SLOT_MEMORY, 1900, 40) == status.OK
     assert calls.give_all(40, call.SLOT_MEMORY, 100, 1300, 2) == status.OK
     theirs = kernel.compartments[1].slots[2]
     assert theirs.count == 1300
     assert calls.stop(40, 24, r_uint(0)) == status.OK
     assert calls.take_all(40, 2, call.SLOT_MEMORY) == status.OK
+    assert [frame for frame, owner in kernel.owner.items() if owner is not kernel.manager] == kernel.compartments[1].run != []
+    assert calls.stop(40, 24, r_uint(0)) == status.OK
     assert all(owner is kernel.manager for owner in kernel.owner.values())
 
 
@@ -133,7 +135,7 @@ def test_a_call_that_says_ok_and_does_nothing_does_not_hang_the_caller():
 
 def test_statuses_come_back():
     kernel = kernel_with(10)
-    assert calls.create(call.SLOT_MEMORY) == status.SLOT_IN_USE
+    assert calls.create(call.SLOT_MEMORY, call.SLOT_MEMORY, 0, 1) == status.SLOT_IN_USE
     assert calls.map_all(0, call.SLOT_MEMORY, 5, r_uint(0x40000000), 6, call.READ) == status.BAD_RANGE
     assert calls.give_all(40, call.SLOT_MEMORY, 0, 1, 2) == status.BAD_SLOT
     assert task.fake.kernel is kernel

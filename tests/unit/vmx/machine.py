@@ -69,7 +69,7 @@ class Core(object):
         cpu.fake.register.update(cr0=0x80010033 | bits.CR0_TS, cr3=0x5000, cr4=bits.CR4_PAE)
         memory.fake.map(ARENA, 64 * PAGE)
         arena.delta = r_uint(0)
-        arena.open(r_uint(ARENA), r_uint(64 * PAGE))
+        arena.set_pages(r_uint(ARENA), r_uint(64 * PAGE))
         memory.fake.map(GDT, PAGE)
         memory.store64(r_uint(GDT + 0x28), r_uint(0x67 | (TSS_BASE & 0xffffff) << 16 | 0x8b << 40 | (TSS_BASE >> 24 & 0xff) << 56))
         memory.store64(r_uint(GDT + 0x30), r_uint(TSS_BASE >> 32))

@@ -33,6 +33,7 @@ def outcome(reason, qualification, rax, result, straight, rflags=2, blocking=1, 
     """Returns what can be seen when the guest goes on, or when the loop has the exit or the answer to see to; and which it was."""
     core = Core().enable()
     compartment = Compartment(1)
+    compartment.set_pages(arena.take_run(2), r_uint(2 * PAGE))
     compartment.nested.root = r_uint(0x1234000)
     task = compartment.task
     task.area = arena.take()
