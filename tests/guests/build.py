@@ -125,6 +125,10 @@ GUESTS = [
         Run("how=%d self=10" % how, bare=False, expect=[r"^ticks: ready$", r"^ticks: 100 ticks in \d+ us, ", r"^ticks: 1[01] interrupts of its own$"])
         for how in range(3)],
         "smp_start.S", "common/irq.c", "common/irq_entry.S"),
+    _guest("flood", 64, "interrupts in all ways at once", [
+        Run("rounds=2000", bare=False, expect=[r"^flood: \d+ ticks, ", r"^flood: 0 wrong$"], reject=[r"flood: wrong"]),
+        Run("only=1", bare=False, expect=[r"^flood: 0 wrong$"], reject=[r"flood: wrong"])],
+        "common/irq.c", "common/irq_entry.S"),
     _guest("triplefault", 32, "ends by shutdown", [
         Run(expect=[r"^triplefault: shutting down$"], reject=["still alive"], status=SHUTDOWN)]),
     _guest("exitcode", 32, "ends with the status of its command line", [

@@ -66,5 +66,8 @@ def test_guests(machine, runs, tmp_path):
     result = run_box(box, machine)
     wrong = [sentence for name, _, each in runs for sentence in complaints(name, each, result)]
     assert not wrong, '\n'.join(wrong) + '\n' + str(result)
-    honest = all(each.status == 0 for _, _, each in runs)
-    assert result.status == (0 if honest else 1)
+    statuses = [each.status for _, _, each in runs]
+    if any(status not in (0, guests.ANY) for status in statuses):
+        assert result.status == 1
+    elif guests.ANY not in statuses:
+        assert result.status == 0
