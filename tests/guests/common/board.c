@@ -92,6 +92,7 @@ void wait_us(u32 us)
     u64 end = tsc() + (u64)us * ticks;         /* a look at the TSC is no exit: one at a port is, and most of what an emulator does then */
     while (tsc() < end)
         ;
+    in8(PORT_B);                               /* Bochs 2.7 keeps interrupts from a hypervisor while its guest has them off, but not at an exit */
 }
 
 int arrives(u8 vector, u32 count)
