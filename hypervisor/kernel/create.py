@@ -300,6 +300,7 @@ def reset_vcpu(vcpu):
     reset_common(vcpu)
     vcpu.nmi_blocked = False
     vcpu.stepping = 0
+    vcpu.shadow_rip = ~R0
     vcpu.flush = True
     vcpu.event = R0
     vcpu.event_error = R0

@@ -1,4 +1,6 @@
 """AMD's SVM with nested paging: the vendor file. Its words (VMCB, ASID, NPF) end here."""
+import struct
+
 from rpython.rlib.rarithmetic import intmask, r_uint
 from rpython.rlib.unroll import unrolling_iterable
 
@@ -10,6 +12,7 @@ from hypervisor.kernel.svm_exit import attributes, processor
 from hypervisor.kernel.svm_quick import Words
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.kernel.vendor import Vendor
+from hypervisor.lib.cold import cold
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import refusal, status
@@ -56,6 +59,9 @@ INTERCEPT_VINTR = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name
 INTERCEPT_IRET = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'IRET'))
 
 
+QEMU_NAME = unrolling_iterable([(1 + n, r_uint(word)) for n, word in enumerate(struct.unpack('<3I', svm.QEMU_NAME))])
+
+
 class Svm(Vendor):
     def __init__(self):
         self.host = R0              # hpa of the host's VMLOAD area
@@ -73,6 +79,7 @@ class Svm(Vendor):
         if cpu.cpuid(r_uint(svm.CPUID_LEAF), R0, r_uint(1)) <= r_uint(limit.COMPARTMENTS):
             return refusal.NO_ASIDS
         processor.nrips = features & r_uint(svm.CPUID_NRIPS) != R0
+        processor.no_shadow = is_qemu()
         return refusal.NONE
 
     def enable(self):
@@ -254,14 +261,17 @@ class Svm(Vendor):
 
     def interruptible(self, vcpu):
         return (vcpu.event == R0 and memory.load64(vcpu.control + VMCB['RFLAGS']) & r_uint(bits.RFLAGS_IF) != R0 and
-                memory.load64(vcpu.control + VMCB['INTERRUPT_SHADOW']) & 1 == R0)
+                not self.in_shadow(vcpu))
+
+    def in_shadow(self, vcpu):
+        return memory.load64(vcpu.control + VMCB['INTERRUPT_SHADOW']) & 1 != R0
 
     def interrupt(self, vcpu, vector):
         vcpu.event = Words.interruption(vector)
 
     def nmi_possible(self, vcpu):
         return (not vcpu.nmi_blocked and vcpu.event == R0 and
-                memory.load64(vcpu.control + VMCB['INTERRUPT_SHADOW']) & 1 == R0)
+                not self.in_shadow(vcpu))
 
     def deliver_nmi(self, vcpu):
         """NMIs stay blocked until the next IRET, so that one exits."""
@@ -270,7 +280,12 @@ class Svm(Vendor):
         self.set_intercepts(vcpu, INTERCEPT_IRET, R0)
 
     def open_window(self, vcpu):
-        """A virtual interrupt of any vector exits before it is taken. Source: APM Vol. 2, "Virtual Interrupts"."""
+        """A virtual interrupt of any vector exits before it is taken. Source: APM Vol. 2, "Virtual Interrupts".
+        Where an entry begins no shadow, the instruction in it is stepped over."""
+        if processor.no_shadow and vcpu.event == R0 and self.in_shadow(vcpu):
+            self.shut_window(vcpu)
+            self.step(vcpu, STEP_OTHER)
+            return
         self.virtual_interrupt(vcpu, r_uint(svm.V_IRQ | svm.V_IGNORE_TPR))
         self.set_intercepts(vcpu, INTERCEPT_VINTR, R0)
 
@@ -288,9 +303,12 @@ class Svm(Vendor):
             wanted = r_uint(svm.INTERCEPT_WRITE_CR8)
         memory.store32(vmcb + VMCB['INTERCEPT_CR'], wanted)
 
-    def close_window(self, vcpu):
+    def shut_window(self, vcpu):
         self.virtual_interrupt(vcpu, R0)
         self.set_intercepts(vcpu, R0, INTERCEPT_VINTR)
+
+    def close_window(self, vcpu):
+        self.shut_window(vcpu)
         if vcpu.exit_code == r_uint(svm.EXIT_IRET):
             self.set_intercepts(vcpu, R0, INTERCEPT_IRET)
             self.step(vcpu, STEP_IRET)
@@ -357,6 +375,17 @@ class Svm(Vendor):
         """VMSAVE and VMLOAD exchange all registers at every run. The vCPUs of a VM share an ASID, so one does not keep another's translations."""
         if new.compartment.here > 1:
             new.flush = True
+
+
+@cold
+def is_qemu():
+    """Its own processor, not KVM's: VMRUN there (7.2, and the source of later ones) does not read the VMCB's interrupt shadow.
+    Source: QEMU's target/i386, CPUID leaf 0x40000000."""
+    leaf = r_uint(svm.QEMU_LEAF)
+    for register, name in QEMU_NAME:
+        if cpu.cpuid(leaf, R0, r_uint(register)) != name:
+            return False
+    return True
 
 
 def fill_with_ones(hva, pages):

@@ -7,6 +7,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import cpu, memory
 from hypervisor.kernel import breakpoint
 from hypervisor.kernel.vcpu import RAX, RCX, RDX, port_value
+from hypervisor.lib.cold import cold
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import svm
@@ -37,10 +38,11 @@ KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own han
 
 
 class Processor(object):
-    """nrips: it tells the next RIP at an instruction's intercept."""
+    """nrips: it tells the next RIP at an instruction's intercept. no_shadow: its VMRUN begins no interrupt shadow, whatever the VMCB says."""
 
     def __init__(self):
         self.nrips = False
+        self.no_shadow = False
 
 
 processor = Processor()
@@ -67,10 +69,25 @@ def decode(vcpu, vmcb):
         vcpu.exit_length = length(vmcb, LENGTH[index])
         if kind == kinds.INTERRUPT:
             vcpu.exit_value = cpu.take_interrupt()
+            if processor.no_shadow:
+                keep_shadow(vcpu, vmcb)
         elif kind == kinds.MSR_READ:
             decode_msr(vcpu, vmcb)
         elif kind == kinds.HLT:
             vcpu.exit_value = memory.load64(vmcb + VMCB['RFLAGS'])
+
+
+@cold
+def keep_shadow(vcpu, vmcb):
+    """What an interrupt has interrupted in a shadow still is in that shadow when the next one comes before it has executed an instruction.
+    A guest that comes there by another way waits for one instruction: that is allowed."""
+    rip = memory.load64(vmcb + VMCB['RIP'])
+    if memory.load64(vmcb + VMCB['INTERRUPT_SHADOW']) & 1 != R0:
+        vcpu.shadow_rip = rip
+        vcpu.attention = True               # a window may be open
+    elif rip == vcpu.shadow_rip:
+        memory.store64(vmcb + VMCB['INTERRUPT_SHADOW'], r_uint(1))
+        vcpu.attention = True
 
 
 def length(vmcb, plain):

@@ -37,6 +37,7 @@ class Vcpu(Context):
         self.stepping = 0           # SVM only: the kernel has set TF, to exit after one instruction
         self.traced = False         # the guest had it set itself
         self.step_dr6 = R0          # the guest's DR6 until then
+        self.shadow_rip = ~R0       # SVM only: where it was last interrupted in a shadow; kept where entries do not begin one
         self.once = False           # the next exit is not for the quick path: something is to be done before the entry after it
         self.ticked = False         # a timer has fired: its core's local APIC may be lent to it now
         self.owns = False           # it is

@@ -22,6 +22,8 @@ SAVE = [
 ]
 VMCB = dict((name, offset) for name, offset, _ in CONTROL + SAVE)
 
+QEMU_LEAF, QEMU_NAME = 0x40000000, b'TCGTCGTCGTCG'          # of the processor that is QEMU's own
+
 V_IRQ, V_IGNORE_TPR, V_INTR_MASKING = 1 << 8, 1 << 20, 1 << 24
 V_TPR = 0xf                           # the guest's CR8
 INTERCEPT_WRITE_CR8 = 1 << 24         # of INTERCEPT_CR

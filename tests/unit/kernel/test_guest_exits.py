@@ -1,9 +1,10 @@
 """Guests: whatever the processor reports, the kernel finishes it, hands it to the VMM or ends that VM."""
 import pytest
 from hypothesis import example, given, strategies as st
+from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.kernel.compartment import compartments
-from hypervisor.spec import call, ending, svm, vcpu
+from hypervisor.spec import call, ending, refusal, svm, vcpu
 from hypervisor.spec import exit as kinds
 from tests.unit.kernel import audit
 from tests.unit.kernel.test_answers import EDGES, NEIGHBOUR, VM, canonical, control_area, objects_of, prepared, values, FIRST
@@ -323,3 +324,53 @@ def test_vmcb_control_area_is_the_kernels(fresh):
         for bit in (0, 1, 2, 18, 24, 27, 28, 31, 32, 33, 34, 35, 36, 37, 38, 45):
             assert intercepts >> bit & 1, 'intercept %d' % bit
     assert first.get('N_CR3') != second.get('N_CR3')
+
+
+INTR, VINTR, DB = 0x60, 0x64, 0x41
+IF, TF, V_IRQ = 1 << 9, 1 << 8, 1 << 8
+TICK = 0x41
+
+
+def entries(box, *plays):
+    """(EVENTINJ, RFLAGS, INTERRUPT_SHADOW, V_INTR, #DB intercepted) of each entry; plays: (RIP, shadow, exit code), what the guest does then."""
+    seen = []
+    for rip, shadow, code in plays:
+        def play(machine, registers, block):
+            seen.append((block.get('EVENTINJ') & 0xffffffff, block.get('RFLAGS'), block.get('INTERRUPT_SHADOW'), block.get('V_INTR'),
+                         block.get('INTERCEPT_EXCEPTION') >> 1 & 1))
+            block.set('RIP', rip)
+            block.set('RFLAGS', block.get('RFLAGS') | IF)
+            block.set('INTERRUPT_SHADOW', shadow)
+            block.exit(code)
+        run_guest_once(box, VM, play)
+    return seen
+
+
+def machine_of(make_machine, emulated):
+    box = make_machine(leaves={0x40000000: (0x40000001, 0x54474354, 0x43544743, 0x47435447)} if emulated else {})
+    assert box.boot() == refusal.NONE
+    running(box)
+    return box
+
+
+@pytest.mark.parametrize('emulated', [False, True])
+def test_an_interrupt_in_a_shadow_waits_for_the_next_instruction(make_machine, emulated):
+    """Also where VMRUN begins no shadow, and says at the next interrupt that there is none. Source: APM Vol. 2, "Interrupt Shadows"."""
+    box = machine_of(make_machine, emulated)
+    vcpu = compartments[VM].vcpus[0]
+    vcpu.apic.write(0xf0, r_uint(0x1ff), r_uint(0))
+    vcpu.apic.request(TICK, False)
+    vcpu.attention = True
+    again = 0 if emulated else 1
+    seen = entries(box, (0x1000, 1, INTR), (0x1000, again, INTR), (0x1000, again, INTR), (0x1003, 0, DB if emulated else VINTR), (0x1003, 0, INTR))
+    for event, rflags, shadow, control, debug in seen[1:4]:
+        assert not event >> 31 and shadow & 1
+        assert (bool(rflags & TF), debug, bool(control & V_IRQ)) == ((True, 1, False) if emulated else (False, 0, True))
+    event, rflags, shadow, control, debug = seen[4]
+    assert event == 1 << 31 | TICK and not rflags & TF and not debug and not control & V_IRQ
+
+
+def test_a_shadow_is_remembered_for_its_instruction_only(make_machine):
+    box = machine_of(make_machine, True)
+    seen = entries(box, (0x1000, 1, INTR), (0x1001, 0, INTR), (0x1001, 0, INTR))
+    assert [shadow for _, _, shadow, _, _ in seen] == [0, 1, 0]
