@@ -4,7 +4,8 @@ import re
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-FIRST, BENCH = 'test_linux|test_bench', 'tests/bench'
+FIRST = 'test_linux|test_bench|test_vmms'
+TOGETHER = ['tests/bench', 'tests/hostile/test_vmms.py']         # one worker's: what they build first, they have in common
 SHARED_BOOT = re.compile(r'test_linux\.py::(?!test_without_a_keyboard)\w+\[(\w+)\]$')
 
 
@@ -19,11 +20,13 @@ def pytest_collection_modifyitems(items):
 
 
 class SharedBoots(LoadScopeScheduling):
-    """Tests of one boot go to one worker, those of the bench too; all others wherever there is room."""
+    """Tests of one boot go to one worker, those with something in common too; all others wherever there is room."""
 
     def _split_scope(self, nodeid):
         shared = SHARED_BOOT.search(nodeid)
-        return 'linux-' + shared[1] if shared else BENCH if nodeid.startswith(BENCH) else nodeid
+        if shared:
+            return 'linux-' + shared[1]
+        return next((each for each in TOGETHER if nodeid.startswith(each)), nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
