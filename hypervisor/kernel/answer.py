@@ -82,7 +82,8 @@ def accept(vcpu):
     if rule == 0:
         vcpu.outstanding = False
         vcpu.started = True
-        vcpu.ready = not vcpu.waiting
+        if not vcpu.waiting:
+            vcpu.want()
         if vcpu.init:
             vcpu.init = False
             startup.init(vcpu)

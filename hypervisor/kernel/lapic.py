@@ -130,6 +130,8 @@ class Lapic(object):
 
     def pending(self):
         """The vector that the processor would take now, NONE if there is none above its priority."""
+        if not self.has_request():
+            return NONE
         if not self.software_enabled():
             return NONE
         vector = self.highest(self.irr)

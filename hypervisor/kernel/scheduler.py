@@ -8,15 +8,17 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import cpu
 from hypervisor.kernel import limit
 from hypervisor.kernel.compartment import bounds, compartments
+from hypervisor.kernel.context import wanting
 from hypervisor.kernel.hold import holds
 from hypervisor.kernel.line import lines
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import vcpus
+from hypervisor.lib.cold import hot
 from hypervisor.spec import ending, share
 from hypervisor.spec.cpu import VECTOR_DOORBELL
 
-R0 = r_uint(0)
+R0, R1 = r_uint(0), r_uint(1)
 LONGEST_DEBT = 10                   # periods
 AROUND = 2                          # a doorbell's exit and entry take about as long as its message
 
@@ -50,6 +52,7 @@ class Scheduler(object):
         self.throttled = False      # somebody wants it and has used up its cap
         self.woken = False          # somebody else has come to want it since
         self.clock = 0              # `virtual` of whom had least of what nobody is promised; never goes back
+        self.period = 0
         self.period_end = R0
         self.slice_ticks = R0
         self.turn_ticks = R0
@@ -90,6 +93,7 @@ class Scheduler(object):
         if total > share.WHOLE:
             return False
         compartment.share.set(entitlement, cap, weight, intmask(self.period_ticks // r_uint(share.WHOLE)))
+        compartment.share.period = self.period
         return True
 
     def charge(self, now):
@@ -111,6 +115,7 @@ class Scheduler(object):
             return
         self.charged += spent
         self.since += spent
+        compartment.share.catch_up(self.period, 0)
         if compartment.share.hear(intmask(spent) * AROUND) and self.compartment.wants():
             holds.hold(compartment)
             if self.period_end < self.slice_end:
@@ -119,16 +124,13 @@ class Scheduler(object):
                 self.arm_at(self.since, self.period_end)
 
     def renew(self, now):
-        """A period has ended, or several have while nobody looked."""
+        """A period has ended, or several have while nobody looked; how many. Shares catch up when they are looked at."""
         periods = (now - self.period_end) // self.period_ticks + 1
         self.period_end += periods * self.period_ticks
-        n = 0
-        while n < bounds.compartments:
-            compartment = compartments[n]
-            compartment.share.renew(intmask(periods), compartment.wants())
-            n += 1
+        self.period += intmask(periods)
         if holds.bits != R0:
             holds.lift()
+        return intmask(periods)
 
     def pick(self):
         """Decide what runs next, in `compartment` and `vcpu`; sleeps while nothing is ready."""
@@ -142,6 +144,7 @@ class Scheduler(object):
             return task.ready
         return vcpu.ready and not task.ready
 
+    @hot
     def rotate(self):
         """What ran wants the processor no longer. Others' timers are looked at here too: who gives the processor away before its slice
         ends would keep them waiting otherwise."""
@@ -151,6 +154,7 @@ class Scheduler(object):
             self.expire_timers(self.since)
         self.elect()
 
+    @hot
     def elect(self):
         """Who comes first gets a slice, now that all is charged up to `since`; sleeps while nobody may run."""
         first = self.first()
@@ -175,36 +179,42 @@ class Scheduler(object):
         number = lines.unserved
         return number >= 0 and number < limit.COMPARTMENTS and compartments[number].used and compartments[number].task.ready
 
+    @hot
     def first(self):
         """The compartment that comes first, None if none may run. What runs stays on if it comes as early as another."""
+        just_ended = 0
         if passed(self.since, self.period_end):
-            self.renew(self.since)
+            just_ended = self.renew(self.since)
         first = None
         lowest = 0
-        wanting = 0
-        n = 0
-        number = self.compartment.number
-        while n < bounds.compartments:
-            compartment = compartments[number]
+        count = 0
+        below = (R1 << self.compartment.number) - 1
+        bits = wanting.bits & ~below
+        others = wanting.bits & below
+        while bits | others != R0:
+            if bits == R0:
+                bits = others
+                others = R0
+            lowest_bit = bits & (~bits + 1)
+            bits ^= lowest_bit
+            compartment = compartments[intmask(cpu.bsr(lowest_bit))]
+            own = compartment.share
             if not compartment.used or not compartment.wants():
-                compartment.share.idle = True
-            else:
-                wanting += 1
-                own = compartment.share
-                if own.idle:
-                    own.arrive(self.clock)
-                if own.may_run():
-                    precedence = own.precedence()
-                    if first is None or precedence < lowest:
-                        first = compartment
-                        lowest = precedence
-            number += 1
-            if number >= bounds.compartments:
-                number = 0
-            n += 1
-        self.rivals = wanting - 1
-        self.of_promise = lowest < 0 and wanting > 1
-        self.throttled = wanting > 0 and first is None
+                own.idle = True
+                wanting.bits ^= lowest_bit
+                continue
+            count += 1
+            own.catch_up(self.period, just_ended)
+            if own.idle:
+                own.arrive(self.clock)
+            if own.may_run():
+                precedence = own.precedence()
+                if first is None or precedence < lowest:
+                    first = compartment
+                    lowest = precedence
+        self.rivals = count - 1
+        self.of_promise = lowest < 0 and count > 1
+        self.throttled = count > 0 and first is None
         if lowest > self.clock:
             self.clock = lowest
         return first
@@ -246,6 +256,7 @@ class Scheduler(object):
         favoured = compartments[number]
         self.charge(cpu.rdtsc())
         self.run_next(favoured, None)
+        favoured.share.catch_up(self.period, 0)
         self.of_promise = favoured.share.budget > 0
         self.rivals = 1
         self.woken = False
@@ -297,6 +308,7 @@ class Scheduler(object):
             return self.slice_ticks * 2
         return spent - excess
 
+    @hot
     def start_slice(self, now):
         """Of the current compartment. It ends when what it is promised in this period is used up, or its cap is. Who has more than it is
         promised has it while others wait for their next period at most; nothing ends it while nobody else wants the processor."""
@@ -339,6 +351,7 @@ class Scheduler(object):
         if vcpu is not None:
             self.run_next(compartment, vcpu)
 
+    @hot
     def arm(self, now, until, everybody):
         """Set the timer to the earliest deadline, at most `until`. Those of the current compartment count exactly, and all do while
         everybody sleeps; others' are worth an interrupt after a turn's length only, however fast they go."""
@@ -389,7 +402,7 @@ class Scheduler(object):
             moment = now + self.shortest
         self.armed = moment
         self.too_late = moment + self.slice_ticks * 2
-        timer.arm(moment - now)
+        timer.arm_until(moment)
 
     def nudge(self, deadline):
         """A deadline has been set while the timer is armed already: fire earlier if it comes first."""
@@ -402,6 +415,7 @@ class Scheduler(object):
         """Does it come before the timer fires? 0: never."""
         return deadline - 1 < self.armed - 1
 
+    @hot
     def expire_timers(self, now):
         """Guests' APIC timers whose time has come."""
         n = 0
@@ -426,6 +440,7 @@ class Scheduler(object):
                 return limit_time
         return task.deadline
 
+    @hot
     def tick(self):
         """The timer has fired: wake whom it is for, stop VMMs that are silent, end the slice if it is over or somebody has woken."""
         timer.acknowledge()
@@ -449,6 +464,7 @@ class Scheduler(object):
             self.shorten(now)
         self.arm_slice(now)
 
+    @hot
     def look_at_all(self, now):
         n = 0
         while n < bounds.compartments:

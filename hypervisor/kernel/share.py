@@ -32,6 +32,7 @@ class Share(object):
         self.scale = 0
         self.slowness = 1 << SLOWNESS_SHIFT
         self.idle = True            # wanted nothing when the scheduler looked last
+        self.period = 0             # up to which it is renewed
 
     def set(self, entitlement, cap, weight, hundredth):
         """entitlement, cap: hundredths of a core; cap 0: none, else at least the entitlement. weight: 1 to WEIGHT_MOST. hundredth: ticks of
@@ -46,6 +47,19 @@ class Share(object):
         if entitlement > 0:
             self.scale = intmask(SCALE // r_uint(entitlement))
         self.slowness = intmask(SLOWNESS // r_uint(weight))
+
+    def catch_up(self, period, just_ended):
+        """Before anything is asked or charged: the periods that have ended since, up to this one. just_ended: how many of them have only been
+        found now to have ended; then even who has just come to want the processor has wanted it."""
+        periods = period - self.period
+        if periods == 0:
+            return
+        self.period = period
+        if self.idle and periods > just_ended:
+            self.renew(periods - just_ended, False)
+            periods = just_ended
+        if periods > 0:
+            self.renew(periods, True)
 
     def renew(self, periods, wanting):
         """So many periods have ended, 1 or more. What could not be had although it was wanted is had in the one that begins, at most as much

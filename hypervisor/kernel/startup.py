@@ -53,7 +53,9 @@ def init(vcpu):
     vcpu.halted = False
     vcpu.attention = True
     vcpu.waiting = vcpu.index > 0
-    vcpu.ready = vcpu.started and not vcpu.waiting
+    vcpu.ready = False
+    if vcpu.started and not vcpu.waiting:
+        vcpu.want()
 
 
 @cold
@@ -63,7 +65,7 @@ def startup(vcpu, vector):
         return
     place(vcpu, vector << 8, vector << 12, R0)
     vcpu.waiting = False
-    vcpu.ready = True
+    vcpu.want()
 
 
 def place(vcpu, selector, base, rip):

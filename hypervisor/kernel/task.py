@@ -44,7 +44,7 @@ class Task(Context):
     def wake(self):
         self.blocked = NOT_BLOCKED
         self.deadline = NEVER
-        self.ready = True
+        self.want()
 
     def signalled(self):
         """A signal bit was set. WAIT fetches the bits itself when it runs on; VCPU_RUN only says that there are some."""

@@ -131,6 +131,14 @@ class Timer(object):
     def start(self):
         apic.write(lapic.TIMER, r_uint(VECTOR_TIMER))
 
+    def arm_until(self, moment):
+        """Interrupt this core when the TSC is at `moment`, or a little later. It is read here: what the caller knows of it is older."""
+        now = cpu.rdtsc()
+        if now < moment:
+            self.arm(moment - now)
+        else:
+            self.arm(R0)
+
     def arm(self, ticks):
         """Interrupt this core in `ticks` TSC ticks, or a little later."""
         if ticks > r_uint(1) << 40:

@@ -123,7 +123,7 @@ class Vcpu(Context):
         self.attention = True
         if self.halted and (self.apic.nmi or not self.deaf and self.has_interrupt()):
             self.halted = False
-            self.ready = True
+            self.want()
 
     def is_stopped(self):
         """Does it wait for what only another vCPU, or an NMI, can send? Of one that lives elsewhere that is not known here."""

@@ -5,3 +5,9 @@ exit path does not reach is compiled so anyway.)"""
 def cold(function):
     function._cold_ = True
     return function
+
+
+def hot(function):
+    """What is compiled for speed, though the compiler sees it called only from where it thinks that nobody comes."""
+    function._hot_ = True
+    return function

@@ -134,4 +134,4 @@ def test_what_the_exit_path_does_not_reach_is_compiled_for_size(tmpdir):
 def test_a_header_of_another_form_is_an_error(tmpdir):
     tmpdir.join('sample.c').write('int x;')
     with pytest.raises(ValueError):
-        translate.keep_functions_private(str(tmpdir.join('sample.c')), [], [], [])
+        translate.keep_functions_private(str(tmpdir.join('sample.c')), [], {})

@@ -164,6 +164,10 @@ class QemuDebugger:
         if self.program_counter() != address:
             raise Trouble('QEMU stopped at 0x%x instead of 0x%x' % (self.program_counter(), address))
 
+    def step(self):
+        """Execute one instruction."""
+        self.ask('s')
+
     def program_counter(self):
         return int.from_bytes(bytes.fromhex(self.ask('g'))[16 * 8:17 * 8], 'little')
 

@@ -2,7 +2,7 @@
 
     .env/bin/python3 tools/bench/exitpath.py [KIND...] [--on qemu-svm|bochs-vmx|bochs-svm] [--listing]
 
-KIND is a row of the bench, or `start`: the way to the guest's first instruction. What is counted are the hypervisor's instructions and the operation itself: the bench's own number.
+KIND is a row of the bench (`hlt` and `switch`: on QEMU), or `start`: the way to the guest's first instruction. What is counted are the hypervisor's instructions and the operation itself: the bench's own number.
 """
 import argparse
 import sys

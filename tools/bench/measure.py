@@ -87,7 +87,7 @@ def ipi_box(cores):
             'boot = {kind = "multiboot", image = "@guests/bench", command_line = "ipi=%d"}\n' % (cores, list(range(cores)), cores))
 
 
-def switch_box():
+def switch_box(gaps=12):
     vms = ''.join('[[vm]]\nname = "%s"\nmemory = "16M"\nexit_port = true\nhost_tsc = true\n'
-                  'boot = {kind = "multiboot", image = "@guests/bench", command_line = "switch=1 gaps=12"}\n' % name for name in PLAYERS)
+                  'boot = {kind = "multiboot", image = "@guests/bench", command_line = "switch=1 gaps=%d"}\n' % (name, gaps) for name in PLAYERS)
     return '[box]\nname = "switch"\nmemory = "128M"\n' + vms

@@ -9,10 +9,13 @@ from bulkhead.facts import BUILD, ROOT, layout
 from bulkhead.mistake import Trouble
 from elftools.elf.elffile import ELFFile
 
+import measure
 from boxes import Box
 
 GUEST = BUILD / 'guests' / 'bench.elf'
-SAMPLES = 6
+SAMPLES, SETTLED = 6, 25
+STRETCHES = ['hlt', 'switch']       # rows that are a way through the kernel, and no operation
+SWITCHES_LOOKED_AT = 4
 WAIT = 20000000                     # turns of two instructions, in which Bochs' debugger steps in
 INSTRUCTION = re.compile(r' *([0-9a-f]+):\t(.*)')
 LINE = re.compile(r'(/[^:]*):([0-9]+)( \(discriminator [0-9]+\))?$')
@@ -35,8 +38,8 @@ def functions(path):
 
 
 def rows_of(guest=GUEST):
-    """The operations that the guest can be stopped at."""
-    return sorted(name[3:] for name in symbols(guest) if name.startswith('op_'))
+    """What can be profiled: the operations that the guest can be stopped at, and STRETCHES."""
+    return sorted([name[3:] for name in symbols(guest) if name.startswith('op_')] + STRETCHES)
 
 
 def part_of(address):
@@ -49,6 +52,8 @@ def part_of(address):
 def capture(processor, row):
     """Run one operation a few times. Returns the shortest list of instruction addresses: the operation's own, then the hypervisor's.
     (Longer ones had a timer interrupt among them.)"""
+    if row in STRETCHES:
+        return capture_stretch(processor, row)
     names = symbols(GUEST)
     row = hypercall_of(processor) if row == 'hypercall' else row
     if 'op_' + row not in names:
@@ -60,6 +65,61 @@ def capture(processor, row):
     if not found:
         raise Trouble('the trace of %s holds no whole sample' % row)
     return min(found, key=len)
+
+
+def capture_stretch(processor, row):
+    """The kernel's instructions from one guest's last to another's first, or from a sleeping processor's timer interrupt to the guest's first.
+    What the guests themselves do in the bench's number is not among them."""
+    if processor.machine != 'qemu':
+        raise Trouble('%s can be profiled on QEMU only' % row)
+    kernel = Program(KERNEL_PART, BUILD / 'kernel.elf')
+    (switched,) = [address for address, place in kernel.places.items() if exchanges(place)]
+    box_of_row, once, until = (measure.switch_box(2 * SETTLED), switched, switched) if row == 'switch' else (description(SETTLED + SAMPLES), *sample_of('hlt'))
+    with Box(processor, box_of_row, monitor=True) as box:
+        for _ in range(SETTLED):                # the manager is silent by then
+            box.debugger.go_to(once)
+            box.debugger.step()
+        trace = box.debugger.trace_to(until)
+        for _ in range(SWITCHES_LOOKED_AT if row == 'switch' else 0):
+            box.debugger.step()
+            trace += [switched] + box.debugger.trace_to(until)
+    (entry,) = [address for address, place in kernel.places.items() if place.text.startswith('vmrun')]
+    ways = between(entry, [address for address in trace if part_of(address) != GUEST_PART])
+    found = [stretch for stretch in (stretch_of(row, kernel, way) for way in ways) if stretch]
+    if not found:
+        raise Trouble('of %d ways through the kernel none was a %s' % (len(ways), row))
+    return min(found, key=len)
+
+
+def between(address, trace):
+    """The whole stretches from one passage of an address to the next, which is in the stretch."""
+    passages = [n for n, other in enumerate(trace) if other == address]
+    return [trace[begin + 1:end + 1] for begin, end in zip(passages, passages[1:])]
+
+
+def sample_of(row):
+    """The addresses in the guest at which each sample of a row begins, and at which the row has all of them."""
+    names = symbols(GUEST)
+    return names['run_' + row], names['sort']
+
+
+def exchanges(place):
+    """Is it executed once when another vCPU gets the processor? (Who only wants to know a vCPU's FPU state has an XSAVE of its own.)"""
+    return place.text.startswith('xsave') and 'Switcher_keep_fpu' not in place.function
+
+
+def stretch_of(row, kernel, trace):
+    """What of a way from guest to guest belongs to the row, without tasks; nothing if it is another way."""
+    if any(part_of(address) != KERNEL_PART for address in trace):
+        return []
+    places = [kernel.places[address] for address in trace]
+    names = [place.function for place in places]
+    if row == 'switch':
+        return trace if 'bh_wait_interrupt' not in names and any(map(exchanges, places)) else []
+    if 'bh_wait_interrupt' not in names:
+        return []
+    asleep = names.index('bh_wait_interrupt')
+    return trace[asleep + next(n for n, name in enumerate(names[asleep:]) if name != 'bh_wait_interrupt'):]
 
 
 def count_start(processor):
@@ -94,9 +154,9 @@ def hypercall_of(processor):
     return 'vmcall' if processor.vendor == 'vmx' else 'vmmcall'
 
 
-def description():
+def description(samples=SAMPLES):
     return ('[box]\nname = "profile"\nmemory = "128M"\n[[vm]]\nname = "bench"\nmemory = "16M"\nexit_port = true\nhost_tsc = true\n'
-            'boot = {kind = "multiboot", image = "@guests/bench", command_line = "samples=%d wait=%d"}\n' % (SAMPLES, WAIT))
+            'boot = {kind = "multiboot", image = "@guests/bench", command_line = "samples=%d wait=%d"}\n' % (samples, WAIT))
 
 
 def split(trace, function, operation, end):

@@ -108,7 +108,8 @@ def write_c(translator, entry_points, name, outdir, exit_path=()):
     with open(os.path.join(outdir, name + '.c'), 'a') as source:
         source.write(TAIL)
     keep_functions_private(os.path.join(outdir, 'forwarddecl.h'), [name_in_c(database, function) for function, _ in entry_points],
-                           set(never_inlined(database)), set(rare(database, exit_path)))
+                           {'noinline': set(marked(database, '_dont_inline_')), 'cold': set(rare(database, exit_path)),
+                            'hot': set(marked(database, '_hot_'))})
     return database
 
 
@@ -117,10 +118,10 @@ def name_in_c(database, function):
     return database.get(getfunctionptr(database.translator.annotator.bookkeeper.getdesc(function).getuniquegraph()))
 
 
-def never_inlined(database):
-    """Names in C of what is marked @dont_inline."""
+def marked(database, mark):
+    """Names in C of what is marked @dont_inline, or @hot (hypervisor/lib/cold.py)."""
     for node in database.globalcontainers():
-        if getattr(getattr(getattr(node.obj, 'graph', None), 'func', None), '_dont_inline_', False):
+        if getattr(getattr(getattr(node.obj, 'graph', None), 'func', None), mark, False):
             yield node.name
 
 
@@ -138,14 +139,14 @@ def rare(database, exit_path):
 PROTOTYPE = re.compile(r'^RPY_EXTERN ([^;()]*\b(pypy_g_\w+)\([^;]*\);)$', re.MULTILINE)       # of a function, in a generated header
 
 
-def keep_functions_private(header, entry_points, never, cold):
+def keep_functions_private(header, entry_points, attributes_of):
     """Make all others static: there is one C file, and what the compiler sees all callers of it may inline, or leave out.
-    never: those that it shall not inline. cold: those that it shall compile for size."""
+    attributes_of: {attribute of gcc's: the functions that have it}."""
     def private(found):
         line, prototype, name = found.group(0, 1, 2)
         if name in entry_points:
             return line
-        attributes = [word for word, names in (('noinline', never), ('cold', cold)) if name in names]
+        attributes = sorted(word for word, names in attributes_of.items() if name in names)
         return 'static ' + ('__attribute__((%s)) ' % ', '.join(attributes) if attributes else '') + prototype
     with open(header) as source:
         text, count = PROTOTYPE.subn(private, source.read())

@@ -2,8 +2,14 @@
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from rpython.rlib.rarithmetic import r_uint
+
 from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.context import wanting
 from hypervisor.kernel.loop import step
+from hypervisor.kernel.scheduler import scheduler
+from hypervisor.kernel.task import IN_WAIT
+from hypervisor.kernel.timer import timer
 from hypervisor.spec import call, ending, lapic, status, svm
 from tests.unit.kernel.machine import TSC_HZ, Guest, Program
 from tests.unit.kernel.vm import SLOT, make_vm, put_answer, vcpu_page
@@ -482,3 +488,29 @@ def test_timer_ends_a_halt_also_beside_two_that_never_use_up_a_slice(fresh):
     box.let_pass(50 * MS)
     assert box.log.count(('task', 2)) > 300 and 'sleep' not in [kind for kind, when in box.log if when > start + 10 * MS]
     assert woken and start + MS <= woken[0] <= start + 2 * MS + SLICE
+
+
+LOOK = 200              # TSC ticks: what a look at the TSC takes here, and a count of the timer
+
+
+@pytest.mark.parametrize('ahead, ticks', [(5000, 5000), (1, 1), (0, 0), (-1, 0), (-MS, 0)])
+def test_the_timer_is_armed_for_a_moment_even_if_that_has_just_passed(box, ahead, ticks):
+    box.due = None
+    now = box.cpu.tsc
+    timer.arm_until(r_uint(now + ahead))
+    assert now + ticks <= box.due <= now + ticks + LOOK
+
+
+def test_who_becomes_ready_is_among_those_that_the_scheduler_looks_at(fresh):
+    """The scheduler forgets who has nothing ready when it sees that, and nobody else."""
+    fresh(THREE_VMS)
+    compartments[1].task.block(IN_WAIT, r_uint(0))
+    for number in (1, 2):
+        wanting.bits &= ~r_uint(1 << number)
+        compartments[number].task.wake()
+        assert wanting.bits >> number & 1
+    assert scheduler.first() in (compartments[0], compartments[1], compartments[2]) and wanting.bits >> 1 & 3 == 3
+    compartments[1].task.block(IN_WAIT, r_uint(0))
+    compartments[1].vcpus[0].ready = False
+    scheduler.first()
+    assert not wanting.bits >> 1 & 1 and compartments[1].share.idle and wanting.bits >> 2 & 1

@@ -141,7 +141,7 @@ def test_exits_of_all_are_told_one_by_one(fresh):
     compartments[VM].task.ready = False         # it has not come to run yet
     scheduler.vcpu = exit_of_first
     step()
-    compartments[VM].task.ready = True
+    compartments[VM].task.want()
     assert exit_of_first.outstanding and not exit_of_first.told
     assert box.kernel_call(VM, RUN, SECOND, 0) == (status.OK, call.REASON_EXIT)
     assert exit_of_first.told and compartments[VM].task.owes

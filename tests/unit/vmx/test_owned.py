@@ -260,7 +260,8 @@ def spoil(name):
         elif name == 'cap':
             vcpu.compartment.share.limit = 1
         elif name == 'another task':
-            compartments[1].used = compartments[1].task.ready = True
+            compartments[1].used = True
+            compartments[1].task.want()
             bounds.compartments = 2
         elif name == 'another vCPU':
             vcpus[3].compartment = compartments[1]
