@@ -2,6 +2,7 @@
 import contextlib
 import hashlib
 import re
+import time
 from random import Random
 
 from bulkhead.emulator import BOCHS_TICKS
@@ -12,6 +13,7 @@ BOX = ROOT / 'machines/two-linux.toml'
 PORT, STARBOARD = 'port', 'starboard'
 SWITCH = '\x1d'
 LINE = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012'
+PIECE = 12              # bytes: a 16550's FIFO holds 16
 RATE_ERROR = 0.001      # what the clocks' rates may be wrong by
 VAGUE = {'qemu': 0.02, 'bochs': 0.04}      # what the looks may leave open of a rate, on a machine as noisy as can be
 
@@ -28,8 +30,9 @@ def shells(machine, seconds, answer_seconds):
 class Guests:
     """Both guests' shells, through the one keyboard."""
 
-    def __init__(self, box, seconds):
-        self.box, self.seconds, self.focus, self.count = box, seconds, PORT, 0
+    def __init__(self, box, seconds, pause=0):
+        """pause: seconds after each PIECE of a command, for a box that may not read its serial port for longer than its FIFO lasts."""
+        self.box, self.seconds, self.pause, self.focus, self.count = box, seconds, pause, PORT, 0
 
     def turn_to(self, name):
         if name != self.focus:
@@ -48,11 +51,17 @@ class Guests:
         self.count += 1
         at = self.box.mark()
         # The markers are put together by the guest, so that the echo of the command is not taken for them.
-        self.box.type('echo "be""gin-%d"; %s; echo "do""ne-%d"\r' % (self.count, command, self.count))
+        self.type('echo "be""gin-%d"; %s; echo "do""ne-%d"\r' % (self.count, command, self.count))
         self.after(at, r'^\[%s\] (?:.*[^"])?done-%d$' % (name, self.count))
         whole = '\n'.join(self.rows(name, at))
         assert 'begin-%d\n' % self.count in whole, self.box.since(at)
         return whole.partition('begin-%d\n' % self.count)[2].partition('done-%d' % self.count)[0].strip()
+
+    def type(self, text):
+        piece = PIECE if self.pause else len(text)
+        for start in range(0, len(text), piece):
+            self.box.type(text[start:start + piece])
+            time.sleep(self.pause)
 
     def rows(self, name, at):
         """The guest's rows from the mark `at` on. A line that another's has cut is more than one."""
