@@ -51,10 +51,9 @@ def test_the_profile_holds_each_instruction_that_the_bench_counts(rows, row):
     assert len(paths.capture(PROCESSORS['qemu-svm'], row)) == rows['qemu-svm'][row]['minimum']
 
 
-@pytest.mark.parametrize('row', paths.STRETCHES)
-def test_the_profile_of_a_way_through_the_kernel_is_nearly_what_the_bench_measures_around_it(rows, row):
-    """The guests' own instructions, and a timer that counts in coarser steps than the TSC, are not in it."""
-    assert 0 <= rows['qemu-svm'][row]['minimum'] - len(paths.capture(PROCESSORS['qemu-svm'], row)) < 40
+def test_the_profile_of_a_late_timer_is_nearly_what_the_bench_measures_around_it(rows):
+    """The guest's own instructions, and a timer that counts in coarser steps than the TSC, are not in it."""
+    assert 0 <= rows['qemu-svm']['hlt']['minimum'] - len(paths.capture(PROCESSORS['qemu-svm'], 'hlt')) < 40
 
 
 def test_operations_that_need_no_exit_have_none(rows):
