@@ -9,6 +9,7 @@ from rpython.rtyper.lltypesystem import lltype
 
 import translate
 
+from hypervisor.lib.cold import hot
 from hypervisor.spec import panic
 from tests.unit.samples import exit_paths
 
@@ -43,6 +44,7 @@ def mix_and_count(n):
     return counts_calls(mix_signed(n, n)) + counts_apart(n)
 
 
+@hot
 @dont_inline
 def counts_apart(n):
     return counts_calls(n)
@@ -119,7 +121,8 @@ def test_only_entry_points_are_seen_outside_of_the_c_file(tmpdir):
     header = tmpdir.join('forwarddecl.h').read()
     functions = re.findall(r'^(static|RPY_\w+) [^;()]*\b(pypy_g_\w+)\([^;]*\);$', header, re.MULTILINE)
     assert [name for how, name in functions if how != 'static'] == ['pypy_g_mix_and_count'] and len(functions) > 5
-    assert re.findall(r'^static __attribute__\(\(noinline\)\) \w+ (\w+)', header, re.MULTILINE)[-1:] == ['pypy_g_counts_apart']     # first rpython's own
+    assert re.findall(r'^static __attribute__\(\(hot, noinline\)\) \w+ (\w+)', header, re.MULTILINE) == ['pypy_g_counts_apart']
+    assert re.findall(r'^static __attribute__\(\(noinline\)\) \w+ (\w+)', header, re.MULTILINE)     # rpython's own
     assert 'cold' not in header                 # no exit path is given
 
 
