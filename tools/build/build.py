@@ -2,8 +2,8 @@
 
     .env/bin/python3 tools/build/build.py                  kernel, vmm and manager, as far as they exist
     .env/bin/python3 tools/build/build.py kernel           one of them
-    .env/bin/python3 tools/build/build.py --task-target tests.hostile.vmm_silent vmm_silent
-                                                           one more ring-3 program: build/vmm_silent.bin
+    .env/bin/python3 tools/build/build.py --task-target tests.hostile.vmms.target vmm_hostile
+                                                           one more ring-3 program: build/vmm_hostile.bin
     --force builds everything anew.
 
 Results: build/NAME.elf, and for ring-3 programs build/NAME.bin (see hypervisor/spec/program.py).  A step runs only when its command

@@ -1,21 +1,24 @@
 """What the hostile VMMs share: their variant, a guest that runs, a source of numbers, an end that tells."""
 from rpython.rlib.rarithmetic import intmask, r_uint
 
+from hypervisor.hw import task
 from hypervisor.lib import call
 from hypervisor.spec import boot as spec, ending, vcpu as vcpu_spec
 from hypervisor.spec.call import SLOT_SELF
 from hypervisor.vmm import boot, main, start, state
 from tests.hostile.vmms.table import SURVIVED
 
+NONE = -1
+
 
 def option(name):
-    """The number after `name=` on the guest's command line, or 0."""
+    """The number after `name=` on the guest's command line, NONE if that is not there."""
     at = boot.number(spec.VMM['COMMAND_LINE_STRING'])
     while boot.string_byte(at) != 0:
         if _is_here(name, at):
             return _digits(at + len(name) + 1)
         at += 1
-    return 0
+    return NONE
 
 
 def _is_here(name, at):
@@ -36,6 +39,22 @@ def _digits(at):
 def survived(variant):
     """The kernel let it pass: that is what the test must not see."""
     call.stop(SLOT_SELF, ending.VMM_GAVE_UP, r_uint(SURVIVED + variant))
+
+
+def spin():
+    """Without an end. The translator is not to know that: it takes for an error what cannot be left."""
+    turn = r_uint(1)
+    while turn != r_uint(0):
+        task.pause()
+        turn += r_uint(2)
+
+
+def sleep():
+    """Likewise."""
+    turn = r_uint(1)
+    while turn != r_uint(0):
+        call.wait(r_uint(0))
+        turn += r_uint(2)
 
 
 def boot_guest():

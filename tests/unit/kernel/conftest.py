@@ -2,11 +2,7 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.unit.kernel import quick
-
-quick.install()
-
-from tests.unit.kernel import machine as machines       # noqa: E402
+from tests.unit.kernel import machine as machines
 
 settings.register_profile('kernel', derandomize=True, deadline=None, database=None, max_examples=60,
                           suppress_health_check=HealthCheck.all())

@@ -1,11 +1,9 @@
-"""A VMM that makes kernel calls with hostile arguments for half a second, then exits with status 0: seed=N.
+"""A VMM that makes kernel calls with hostile arguments for half a second, then exits with status 0: caller=SEED.
 
 It leaves out only what would end or stop itself by its own right: STOP of itself, a WAIT without an end, running its own
 vCPU, and taking away its own memory.
 """
-from rpython.rlib.entrypoint import export_symbol
 from rpython.rlib.rarithmetic import r_uint
-from rpython.rtyper.lltypesystem import lltype
 
 from hypervisor.hw import task
 from hypervisor.lib import call
@@ -50,17 +48,9 @@ def one_call():
         call.stop(spec.SLOT_SELF, ending.VMM_GAVE_UP, r_uint(table.BAD_STATUS + number))
 
 
-def task_main(argument):
-    numbers.seed(common.option('seed'))
+def run(which):
+    numbers.seed(which)
     end = task.rdtsc() + boot.word(boot_spec.VMM['TSC_KHZ']) * r_uint(CALLS_MS)
     while task.rdtsc() < end:
         one_call()
     call.stop(spec.SLOT_SELF, ending.EXITED, r_uint(0))
-    return 0
-
-
-task_main.c_name = 'task_main'
-export_symbol(task_main)
-
-ENTRY_POINTS = [(task_main, [lltype.Unsigned])]
-EXIT_PATH = [task_main]

@@ -1,7 +1,5 @@
 """A VMM that is honest for a while and then gives an answer that breaks a rule: nonsense=N of table.py."""
-from rpython.rlib.entrypoint import export_symbol
 from rpython.rlib.rarithmetic import r_uint
-from rpython.rtyper.lltypesystem import lltype
 
 from hypervisor.hw import memory
 from hypervisor.spec import vcpu as spec
@@ -70,8 +68,7 @@ def spoil_state(vcpu, which):
     memory.store64(PAGE + v.DIRTY, r_uint(state.ALL))
 
 
-def task_main(argument):
-    which = common.option('nonsense')
+def run(which):
     if which > RANDOM:
         which = RANDOM
     numbers.seed(which)
@@ -80,11 +77,3 @@ def task_main(argument):
     spoil(machine.vcpu, which)
     main.turn(machine)
     common.survived(which)
-    return 0
-
-
-task_main.c_name = 'task_main'
-export_symbol(task_main)
-
-ENTRY_POINTS = [(task_main, [lltype.Unsigned])]
-EXIT_PATH = [task_main]

@@ -1,11 +1,12 @@
-"""The faster r_uint of these tests computes what the original computes."""
+"""The faster r_uint of these tests computes what the original computes; the faster calls refuse what the original ones refuse."""
 import operator
 
 import pytest
 from rpython.rlib.rarithmetic import r_uint
 from rpython.rlib.rarithmetic import base_int
+from rpython.rtyper.lltypesystem import lltype, rffi
 
-from tests.unit.kernel import quick     # noqa: F401  (conftest has installed it)
+from tests.unit import quick            # conftest.py has installed it
 
 EDGES = [0, 1, 2, 7, 63, 64, 255, 4096, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 63 - 1, 2 ** 63, 2 ** 64 - 1]
 NAMES = quick.OPERATIONS + quick.SHIFTS
@@ -40,3 +41,27 @@ def test_invert_is_the_original_one():
 
 def test_other_types_still_win():
     assert operator.add(r_uint(1), 0.5) == 1.5
+
+
+@pytest.mark.parametrize('value', EDGES + [-1, -2 ** 63, 2 ** 64, 2 ** 70, True, 3.0, '17', r_uint(5)])
+def test_a_number_is_made_as_by_the_original(value):
+    made, expected = r_uint(value), quick.ORIGINALS['new'](r_uint, value)
+    assert (type(made), made) == (type(expected), expected)
+
+
+CALLED = []
+double = rffi.llexternal('nothing', [lltype.Unsigned, lltype.Signed], lltype.Unsigned, _nowrapper=True,
+                         _callable=lambda *arguments: CALLED.append(arguments) or r_uint(len(CALLED)))
+
+
+@pytest.mark.parametrize('arguments', [(r_uint(1), 2), (r_uint(1), 2 ** 40), (r_uint(1), long(2)), (1, 2), (r_uint(1), r_uint(2)), (r_uint(1),),
+                                       (r_uint(1), 2, 3), (r_uint(1), None), (r_uint(1), True), ('1', 2)])
+def test_a_call_is_made_or_refused_as_by_the_original(arguments):
+    outcomes = []
+    for call in (double, lambda *arguments: quick.ORIGINALS['call'](double, *arguments)):
+        del CALLED[:]
+        try:
+            outcomes.append((call(*arguments), list(CALLED)))
+        except TypeError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]

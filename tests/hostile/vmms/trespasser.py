@@ -1,7 +1,5 @@
 """A VMM that reaches for what is not its own: trespass=N of table.py."""
-from rpython.rlib.entrypoint import export_symbol
 from rpython.rlib.rarithmetic import r_uint
-from rpython.rtyper.lltypesystem import lltype
 
 from hypervisor.hw import memory
 from hypervisor.spec import layout
@@ -39,15 +37,6 @@ def trespass(which):
         memory.store8(WRITE_AT[which], ONE)
 
 
-def task_main(argument):
-    which = common.option('trespass') % VARIANTS
-    trespass(which)
+def run(which):
+    trespass(which % VARIANTS)
     common.survived(which)
-    return 0
-
-
-task_main.c_name = 'task_main'
-export_symbol(task_main)
-
-ENTRY_POINTS = [(task_main, [lltype.Unsigned])]
-EXIT_PATH = [task_main]

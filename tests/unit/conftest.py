@@ -1,0 +1,4 @@
+"""For all parts of the unit tests, each of which runs in a process of its own."""
+from tests.unit import quick
+
+quick.install()
