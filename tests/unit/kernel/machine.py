@@ -76,6 +76,7 @@ class Processor(dict):
         dict.__init__(self)
         self.machine = machine
         self.started = None         # TSC
+        self.interval = None        # ticks
         self.away = []              # ticks for which the processor is away at the end of each interval; of later ones none
         self.measured = 0           # intervals
         self.gate_ticks = GATE_TICKS
@@ -93,16 +94,19 @@ class Processor(dict):
         cpu = self.machine.cpu
         if self.started is None:
             self.started = cpu.tsc
+            self.interval = None
             return 0
+        if self.interval is None:
+            low, high = [value for port, _, value in cpu.output if port == lapic.PIT_CHANNEL2][-2:]
+            self.interval = TSC_HZ * (low | high << 8) // lapic.PIT_HZ
         cpu.tsc += self.gate_ticks
         passed = cpu.tsc - self.started
-        self.machine.memory.put(LAPIC + lapic.CURRENT_COUNT, struct.pack('<I', 0xffffffff - passed // TICKS_PER_COUNT))
         if self.stuck:
             cpu.tsc += TSC_HZ // 10
             return 0
-        low, high = [value for port, _, value in cpu.output if port == lapic.PIT_CHANNEL2][-2:]
-        if passed < TSC_HZ * (low | high << 8) // lapic.PIT_HZ:
+        if passed < self.interval:
             return 0
+        self.machine.memory.put(LAPIC + lapic.CURRENT_COUNT, struct.pack('<I', 0xffffffff - passed // TICKS_PER_COUNT))
         if self.measured < len(self.away):
             cpu.tsc += self.away[self.measured]
         self.measured += 1

@@ -34,6 +34,7 @@ class Memory(object):
         self.view = None
         self.watch = None
         self.parsed = {}                    # content of a page -> its words that are not zero
+        self.leaves = {}                    # the walker's: pages of a last table
 
     def frame(self, number):
         """The bytes of a physical page."""
@@ -137,6 +138,7 @@ class Memory(object):
         self.physical = dict((number, bytearray(content)) for number, content in pages.items())
         self.watch = None
         self.parsed.clear()
+        self.leaves.clear()
 
 
 def install(module, memory):

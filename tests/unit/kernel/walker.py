@@ -13,7 +13,9 @@ FRAME_BITS = 0x000ffffffffff000
 def pages(memory, root, kind):
     """Every page that a walk from `root` (hpa) reaches. A reserved bit that is set is an AssertionError."""
     assert root and root & 0xfff == 0, hex(root)
-    return list(_table(memory, root, 4, 0, kind, True, True, True))
+    found = []
+    _table(memory, root, 4, 0, kind, (True, True, True), found)
+    return found
 
 
 def tables(memory, root):
@@ -32,7 +34,21 @@ def _tables(memory, hpa, level, found):
             _tables(memory, entry & FRAME_BITS, level - 1, found)
 
 
-def _table(memory, hpa, level, address, kind, writable, executable, user):
+def _table(memory, hpa, level, address, kind, rights, found):
+    """rights: writable, executable, user. The pages of a last table are remembered: nearly all are as they were at the last look."""
+    if level > 1:
+        _entries(memory, hpa, level, address, kind, rights, found)
+        return
+    key = bytes(memory.frame(hpa >> 12)), address, kind, rights
+    pages = memory.leaves.get(key)
+    if pages is None:
+        pages = memory.leaves[key] = []
+        _entries(memory, hpa, level, address, kind, rights, pages)
+    found += pages
+
+
+def _entries(memory, hpa, level, address, kind, rights, found):
+    writable, executable, user = rights
     shift = 12 + 9 * (level - 1)
     for index, entry in memory.entries(hpa):
         at = address | index << shift
@@ -50,7 +66,6 @@ def _table(memory, hpa, level, address, kind, writable, executable, user):
         if level == 1 or large:
             count = 512 if large else 1
             assert frame % count == 0, 'a large page that is not aligned: %#x at %#x' % (entry, at)
-            yield Page(at, frame, count, w, x, u)
+            found.append(Page(at, frame, count, w, x, u))
         else:
-            for page in _table(memory, entry & FRAME_BITS, level - 1, at, kind, w, x, u):
-                yield page
+            _table(memory, entry & FRAME_BITS, level - 1, at, kind, (w, x, u), found)
