@@ -6,8 +6,10 @@ bus. Ports and addresses beyond the RAM that nobody claims read as all ones and 
 from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import r_uint
 
+R0, R1 = r_uint(0), r_uint(1)
 ONES = r_uint(-1)
 PORT_MASK = 0xffff
+GROUP_SHIFT, WORD_SHIFT = 3, 9  # eight ports have a bit, and so 512 a word
 DONE, BUSY = 0, 1               # write: BUSY means that nothing happened and the guest has to try again
 
 
@@ -46,9 +48,22 @@ class MemoryDevice(object):
         pass
 
 
+def claims(devices):
+    """A bit for each group of ports: set when a device has one of them."""
+    words = [R0] * ((PORT_MASK >> WORD_SHIFT) + 1)
+    for device in devices:
+        for port in range(device.port, device.port + device.ports):
+            words[port >> WORD_SHIFT] |= R1 << (port >> GROUP_SHIFT & 63)
+    return words
+
+
 class Bus(object):
+    """devices: where two claim a port, the first one has it. The very first is the one that is used most. They never change."""
+
     def __init__(self, devices, memory_devices):
-        self.devices = devices
+        self.first = devices[0]
+        self.others = devices[1:]
+        self.claims = claims(self.others)       # nearly all ports are nobody's: they need no search
         self.memory_devices = memory_devices
 
     def memory_device(self, gpa):
@@ -92,7 +107,13 @@ class Bus(object):
 
     @always_inline
     def _at(self, port):
-        for device in self.devices:
+        """port: 0 to PORT_MASK."""
+        device = self.first
+        if device.port <= port and port < device.port + device.ports:
+            return device
+        if self.claims[port >> WORD_SHIFT] >> (port >> GROUP_SHIFT & 63) & R1 == R0:
+            return None
+        for device in self.others:
             if device.port <= port and port < device.port + device.ports:
                 return device
         return None

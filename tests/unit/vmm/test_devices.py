@@ -5,7 +5,7 @@ import pytest
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.spec import boot, call, ending, exit, vcpu
-from hypervisor.vmm import cpuid
+from hypervisor.vmm import bus, cpuid
 from tests.unit.vmm.box import VCPU_PAGE, Box, exits, in_, out, run, then
 
 DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(0x3f8, 0x400)
@@ -85,6 +85,15 @@ def test_wide_accesses_become_bytes():
                   then(lambda box: seen.append(box.answer('RESULT')), out(0xf4, 0x1234, 4))]
     assert run(box) == (ending.EXITED, 0x1234)
     assert seen[0] == 0xb0600000 and seen[1] & 0xff == 0xff
+
+
+def test_each_port_has_the_first_device_that_claims_it():
+    devices = [bus.Device(*each) for each in ((0x3f8, 8, True), (0x61, 1, True), (0x60, 5, True), (0x1ff, 1, True), (0x200, 1, False),
+                                              (0, 2, True), (0xffff, 1, True), (0xcf8, 8, False), (0x8000, 64, False), (0x3f0, 16, True))]
+    it = bus.Bus(devices, [])
+    for port in range(0x10000):
+        claiming = [device for device in devices if device.port <= port < device.port + device.ports]
+        assert it._at(port) is (claiming[0] if claiming else None), hex(port)
 
 
 # MSRs.

@@ -4,7 +4,7 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.spec import cpu, exit, vcpu
 from hypervisor.vmm import emulate
-from hypervisor.vmm.bus import Bus, MemoryDevice
+from hypervisor.vmm.bus import Bus, Device, MemoryDevice
 from tests.unit.vmm.rig import CODE, Rig
 
 DEVICE, ELSEWHERE = 0xd0000000, 0xd0001000
@@ -26,10 +26,13 @@ class Pages(MemoryDevice):
         self.written.append((int(offset), size, int(value)))
 
 
+NOTHING = Device(0, 0, True)            # at no port
+
+
 def told(text, gpa=DEVICE + 0x10, flags=WRITE | OPERAND, shown=None, kind=exit.MEMORY, rbx=GVA + 0x10, bits=7):
     """Run an instruction with RBX = rbx. shown: what the guest's tables show at GVA meanwhile. Returns (rig, device, outcome)."""
     rig, device = Rig(), Pages()
-    rig.emulator.operand.bus = Bus([], [device])
+    rig.emulator.operand.bus = Bus([NOTHING], [device])
     rig.long_mode()
     rig.state.update(RBX=rbx, RAX=0x77, RSP=CODE + 0x800)
     if shown is not None:

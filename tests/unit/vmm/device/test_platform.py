@@ -10,6 +10,7 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.spec import ending
 from hypervisor.vmm import power
 from hypervisor.vmm.console import Console
+from hypervisor.vmm.bus import Bus
 from hypervisor.vmm.device.clock import Clock
 from hypervisor.vmm.uart import Uart
 from tests.unit.vmm.device.pc import HZ, MS, Pc
@@ -203,7 +204,7 @@ def with_uart(ier=0, mcr=OUT2, fcr=0):
     pc.console = Console()
     pc.console.set_clock(r_uint(HZ // 1000))
     pc.uart = Uart(pc.console, pc.board.lines)
-    pc.bus.devices = [pc.uart] + pc.board.ports
+    pc.bus = Bus([pc.uart] + pc.board.ports, pc.board.memory)
     pc.put(IIR, fcr)
     pc.put(MCR, mcr)
     pc.put(IER, ier)
