@@ -2,6 +2,7 @@
 
 Source: Intel SDM Vol. 3A, "Advanced Programmable Interrupt Controller (APIC)".
 """
+from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw.cpu import bsr
@@ -128,14 +129,24 @@ class Lapic(object):
             return self.tpr
         return r_uint(serving & 0xf0)
 
+    @always_inline
     def pending(self):
         """The vector that the processor would take now, NONE if there is none above its priority."""
         if not self.has_request():
             return NONE
+        return self.highest_request()
+
+    @dont_inline                        # nearly always nothing is requested, and that shall cost no registers
+    def highest_request(self):
+        """pending(), when something is requested."""
         if not self.software_enabled():
             return NONE
+        level = self.tpr
+        isr = self.isr
+        if isr[3] | isr[2] | isr[1] | isr[0] != R0:
+            level = self.ppr()
         vector = self.highest(self.irr)
-        if vector < 0 or r_uint(vector) >> 4 <= self.ppr() >> 4:
+        if r_uint(vector) >> 4 <= level >> 4:
             return NONE
         return vector
 

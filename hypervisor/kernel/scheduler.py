@@ -185,6 +185,31 @@ class Scheduler(object):
         just_ended = 0
         if passed(self.since, self.period_end):
             just_ended = self.renew(self.since)
+        bits = wanting.bits
+        if bits & (bits - 1) == R0 and bits != R0:
+            only = compartments[intmask(cpu.bsr(bits))]
+            if only.used and only.wants():
+                return self.alone(only, just_ended)
+        return self.first_of_all(just_ended)
+
+    @hot
+    def alone(self, compartment, just_ended):
+        """first(), when nobody else wants the processor."""
+        own = compartment.share
+        own.catch_up(self.period, just_ended)
+        if own.idle:
+            own.arrive(self.clock)
+        self.rivals = 0
+        self.of_promise = False
+        self.throttled = not own.may_run()
+        if self.throttled:
+            return None
+        if own.budget <= 0 and own.virtual > self.clock:
+            self.clock = own.virtual
+        return compartment
+
+    @hot
+    def first_of_all(self, just_ended):
         first = None
         lowest = 0
         count = 0
