@@ -21,6 +21,22 @@ REGISTER_INDEX = [LVTS.index(offset << 4) if offset << 4 in LVTS else NONE for o
 MASKED = r_uint(spec.MASKED)
 
 
+def highest(words):
+    """The highest vector that is set in IRR or ISR, NONE if none is."""
+    if words[3] != R0:                  # one after the other: a loop costs three times as much, and this is where interrupts spend their time
+        return 192 + intmask(bsr(words[3]))
+    if words[2] != R0:
+        return 128 + intmask(bsr(words[2]))
+    if words[1] != R0:
+        return 64 + intmask(bsr(words[1]))
+    if words[0] != R0:
+        return intmask(bsr(words[0]))
+    return NONE
+
+
+highest._always_inline_ = True          # where its caller wants it so; Lapic.highest is a function
+
+
 class Lapic(object):
     """All registers; a deadline of 0 means that the timer is off."""
 
@@ -109,16 +125,7 @@ class Lapic(object):
     # Priorities
 
     def highest(self, words):
-        """The highest vector that is set in IRR or ISR, NONE if none is."""
-        if words[3] != R0:              # one after the other: a loop costs three times as much, and this is where interrupts spend their time
-            return 192 + intmask(bsr(words[3]))
-        if words[2] != R0:
-            return 128 + intmask(bsr(words[2]))
-        if words[1] != R0:
-            return 64 + intmask(bsr(words[1]))
-        if words[0] != R0:
-            return intmask(bsr(words[0]))
-        return NONE
+        return highest(words)
 
     def ppr(self):
         """The processor priority: the higher of TPR and the class in service."""
@@ -141,10 +148,17 @@ class Lapic(object):
         """pending(), when something is requested."""
         if not self.software_enabled():
             return NONE
-        level = self.tpr
         isr = self.isr
         if isr[3] | isr[2] | isr[1] | isr[0] != R0:
-            level = self.ppr()
+            return self.highest_above(self.ppr())
+        vector = highest(self.irr)
+        if r_uint(vector) >> 4 <= self.tpr >> 4:
+            return NONE
+        return vector
+
+    @dont_inline
+    def highest_above(self, level):
+        """The highest that is requested, NONE if it is not above a level. There is one."""
         vector = self.highest(self.irr)
         if r_uint(vector) >> 4 <= level >> 4:
             return NONE

@@ -3,6 +3,7 @@
 An exit that the VMM finishes runs the VMM in the very slice of its vCPU, so a VM pays for its own devices. A slice is charged when
 it ends or the timer fires, never at an exit.
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu
@@ -209,6 +210,7 @@ class Scheduler(object):
         return compartment
 
     @hot
+    @dont_inline                        # or first() would keep registers for it
     def first_of_all(self, just_ended):
         first = None
         lowest = 0
