@@ -17,7 +17,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import vcpu as page_layout
 from hypervisor.spec.context import AREA
 from hypervisor.spec.vcpu import (CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GPR, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW,
-                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, REGISTER, REGISTER_SHIFT, STATE)
+                                  GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, REGISTER, REGISTER_SHIFT, STATE)
 
 R0 = r_uint(0)
 RIP = fields.RIP
@@ -67,6 +67,8 @@ class Features(object):
             allowed |= r_uint(bits.CR4_SMAP)
         if ecx7 & r_uint(1 << 2) != R0:
             allowed |= r_uint(bits.CR4_UMIP)
+        if ecx7 & r_uint(bits.LEAF_7_ECX_PKU) != R0:
+            allowed |= r_uint(bits.CR4_PKE)
         self.cr4 = allowed
 
 
@@ -259,6 +261,8 @@ def write(vcpu, groups):
             memory.store64(page + offset, memory.load64(area + register))
     if groups & r_uint(GROUP_VECTOR) != R0:
         vector.write(vcpu)
+    if groups & r_uint(GROUP_KEYS) != R0:
+        memory.store64(vcpu.page + STATE['PKRU'], switcher.pkru(vcpu))
     switcher.vendor.write_state(vcpu, groups)
 
 

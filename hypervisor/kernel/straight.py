@@ -22,7 +22,7 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu, memory
 from hypervisor.kernel import state
-from hypervisor.kernel.answer import complete_port, complete_registers, take_answer, write_exit
+from hypervisor.kernel.answer import complete_port, complete_registers, note_leaf, take_answer, write_exit
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
@@ -84,8 +84,10 @@ def straight_path(words):
     def decode_registers(vcpu, reason):
         vcpu.exit_selector = vcpu.gpr(RCX) & LOW32
         if reason == words.CPUID:
+            leaf = vcpu.gpr(RAX) & LOW32
             vcpu.exit_kind = kinds.CPUID
-            vcpu.exit_selector = (vcpu.gpr(RAX) & LOW32) | vcpu.exit_selector << 32
+            vcpu.exit_selector = leaf | vcpu.exit_selector << 32
+            note_leaf(vcpu, leaf)
             vcpu.exit_length = words.length(vcpu, words.CPUID_BYTES)
             return
         vcpu.exit_kind = kinds.MSR_READ

@@ -99,6 +99,12 @@ class Context(object):
     def has_nx(self):
         return self.efer & r_uint(cpu.EFER_NXE) != ZERO
 
+    def pkru(self):
+        """Fetched only when a user page's key counts: the kernel's own memory, where devices are mapped, has none."""
+        if self.vcpu.read(spec.GROUP_KEYS) != status.OK:
+            return ZERO
+        return self.vcpu.get(v.STATE['PKRU'])
+
     # Registers of 1, 2, 4 or 8 bytes.
     def register(self, number, size):
         """number: 0 to 15."""

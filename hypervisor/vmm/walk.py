@@ -5,7 +5,7 @@ a processor keeps copies. An entry that lies beyond the RAM reads as all ones.
 Source: Intel SDM Vol. 3A, "Paging"; AMD64 APM Vol. 2, "Page Translation and Protection".
 """
 from rpython.rlib.objectmodel import always_inline
-from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import cpu
 from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_WRITE
@@ -17,13 +17,15 @@ NO_EXECUTE = r_uint(1 << 63)
 ADDRESS = r_uint(0x000ffffffffff000)        # bits 12 to 51
 ALL_RIGHTS = WRITABLE | USER
 PAE_TOP_RESERVED = r_uint(0x1e6)            # PAE's top level has no rights
+KEY_SHIFT = 59                              # bits 59 to 62: the page's protection key
 HIGH_PAE = r_uint(0x7ff0000000000000)       # bits 52 to 62: reserved in PAE, free in 4-level paging
 PAE_TABLE = r_uint(0xffffffe0)
 LARGE_RESERVED = ~r_uint(0x1fff)            # of an entry's bits inside of its large page; one of 4 KiB has none of them
 
 # Bits of the error code.
-ERROR_PRESENT, ERROR_WRITE, ERROR_USER, ERROR_RESERVED, ERROR_FETCH = 1, 2, 4, 8, 16
+ERROR_PRESENT, ERROR_WRITE, ERROR_USER, ERROR_RESERVED, ERROR_FETCH, ERROR_KEY = 1, 2, 4, 8, 16, 32
 NO_FAULT = -1
+KEY_NO_ACCESS, KEY_NO_WRITE = 1, 2          # of the two bits that PKRU has for each key
 
 
 class Walker(object):
@@ -35,6 +37,7 @@ class Walker(object):
         self.gpa = ZERO             # the result
         self.rights = ZERO          # what all entries on the way allow
         self.executable = True
+        self.key = 0                # of the page, in long mode
 
     def set_physical_bits(self, count):
         """MAXPHYADDR of the guest, 32 to 52."""
@@ -136,6 +139,7 @@ class Walker(object):
             return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
         self.rights = allowed
         self.executable = forbidden & NO_EXECUTE == ZERO
+        self.key = intmask(entry >> KEY_SHIFT) & 15
         self.gpa = entry & ADDRESS & ~inside | gva & inside
         return NO_FAULT
 
@@ -153,7 +157,21 @@ class Walker(object):
         allowed = self._user_allows(access) if self.context.user else self._supervisor_allows(access)
         if access & ACCESS_EXECUTE and not self.executable:
             allowed = False
-        return NO_FAULT if allowed else self._code(access, ERROR_PRESENT)
+        bits = ERROR_PRESENT
+        if self.rights & USER != ZERO and self.context.has_cr4(cpu.CR4_PKE) and self._key_denies(access):
+            allowed = False
+            bits |= ERROR_KEY
+        return NO_FAULT if allowed else self._code(access, bits)
+
+    def _key_denies(self, access):
+        """Protection keys of long mode's user pages, for data. Source: Intel SDM Vol. 3A, "Protection Keys"."""
+        context = self.context
+        if not context.is_long() or access & ACCESS_EXECUTE:
+            return False
+        denied = intmask(context.pkru() >> (2 * self.key)) & 3
+        if denied & KEY_NO_ACCESS:
+            return True
+        return denied & KEY_NO_WRITE != 0 and access & ACCESS_WRITE != 0 and (context.user or context.has_cr0(cpu.CR0_WP))
 
     def _user_allows(self, access):
         if self.rights & USER == ZERO:

@@ -12,6 +12,7 @@ from hypervisor.kernel.loop import step
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.spec import call, ending, svm, vcpu as layout
 from hypervisor.spec import exit as kinds
+from tests.unit.kernel import audit
 from tests.unit.kernel.machine import GATE_VECTOR, TIMER_VECTOR
 from tests.unit.kernel.test_guest_exits import VM, running
 from tests.unit.kernel.test_quick_path import PLAIN, prepare, visible
@@ -111,6 +112,21 @@ def both(fresh, *arguments, **more):
 
 EXITS = [(IOIO, IN_BYTE, 0), (IOIO, IN_WORD, 0), (IOIO, IN_LONG, 0), (IOIO, OUT_BYTE, 0), (IOIO, OUT_LONG, 0), (MSR, 0, 0), (MSR, 1, 0), (CPUID, 0, 0)]
 ASKED_LEAF, VMM_MSR = 4, 0x8b           # of the table that `running` gives: a leaf with subleaves; IA32_BIOS_SIGN_ID
+
+
+@pytest.mark.parametrize('leaf', [7, 0xd])
+def test_leaves_that_bring_state_go_straight(fresh, leaf):
+    def asking(box):
+        running(box)
+        page = compartments[VM].vcpus[0].cpuid
+        box.memory.put_word(audit.page_of(page) + int(page) % 4096 + layout.CPUID_ASK - layout.CPUID_TABLE, 1 << leaf)
+    key = ASKING.setdefault(leaf, asking)
+    slow, _ = outcome(fresh(key), CPUID, 0, 0, (leaf, 1, 0x99), [run(RESULT=5, RESULT2=6)], straight=False)
+    fast, at_once = outcome(fresh(key), CPUID, 0, 0, (leaf, 1, 0x99), [run(RESULT=5, RESULT2=6)], straight=True)
+    assert at_once and slow == fast
+
+
+ASKING = {}
 
 
 def registers_for(code, rax=0x1122334455667788):

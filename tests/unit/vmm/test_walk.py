@@ -4,7 +4,7 @@ from rpython.rlib.rarithmetic import r_uint
 from hypothesis import given, settings, strategies as st
 
 from hypervisor.hw import task
-from hypervisor.spec import cpu
+from hypervisor.spec import cpu, vcpu
 from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 from hypervisor.vmm.context import FAULT, OK
 from tests.unit.vmm.rig import CODE_32, CODE_64, PML4, Rig
@@ -13,7 +13,7 @@ P, W, U, PS, NX = 1, 2, 4, 0x80, 1 << 63
 GVA = 0x7f1234567abc
 INDEXES = [GVA >> shift & 511 for shift in (39, 30, 21, 12)]
 TABLES = [PML4, 0x2000, 0x3000, 0x4000]
-PRESENT, WRITE, USER, RESERVED, FETCH = 1, 2, 4, 8, 16
+PRESENT, WRITE, USER, RESERVED, FETCH, KEY = 1, 2, 4, 8, 16, 32
 
 
 class Cache(object):
@@ -26,14 +26,14 @@ def rig():
     return Cache.rig
 
 
-def walk(entries, access, user=False, cr0=cpu.CR0_WP, cr4=0, efer=cpu.EFER_NXE, flags=0, gva=GVA):
+def walk(entries, access, user=False, cr0=cpu.CR0_WP, cr4=0, efer=cpu.EFER_NXE, flags=0, gva=GVA, pkru=0):
     """Put these four entries in place and walk. Returns (outcome, gpa or error code, CR2)."""
     r = rig()
     for table, index, entry in zip(TABLES, INDEXES, entries):
         r.ram.store64(r_uint(table + 8 * index), r_uint(entry))
     r.segments(CODE_64, 0xc93 | (0x60 if user else 0))
     r.state.update(CR0=cpu.CR0_PE | cpu.CR0_PG | cr0, CR3=PML4, CR4=cpu.CR4_PAE | cr4, EFER=cpu.EFER_LMA | cpu.EFER_LME | efer,
-                   RFLAGS=2 | flags)
+                   RFLAGS=2 | flags, PKRU=pkru)
     assert r.emulator.context.load()
     outcome = r.emulator.walker.walk(r_uint(gva), access)
     if outcome == OK:
@@ -42,7 +42,7 @@ def walk(entries, access, user=False, cr0=cpu.CR0_WP, cr4=0, efer=cpu.EFER_NXE, 
     return FAULT, int(r.emulator.context.error), r.box.state('CR2')
 
 
-def model(entries, access, user, cr0, cr4, efer, flags):
+def model(entries, access, user, cr0, cr4, efer, flags, pkru=0):
     """The same, as the manual's table "Page-Fault Error Code" and its rules for access rights say."""
     error = (WRITE if access == ACCESS_WRITE else 0) | (USER if user else 0)
     nx = bool(efer & cpu.EFER_NXE)
@@ -72,6 +72,11 @@ def model(entries, access, user, cr0, cr4, efer, flags):
     else:
         denied = (access == ACCESS_WRITE and not rights & W and cr0 & cpu.CR0_WP) or (
             rights & U and cr4 & cpu.CR4_SMAP and not flags & cpu.RFLAGS_AC)
+    if cr4 & cpu.CR4_PKE and rights & U and access != ACCESS_EXECUTE:
+        key = entry >> 59 & 15
+        no_access, no_write = pkru >> 2 * key & 1, pkru >> 2 * key + 1 & 1
+        if no_access or (no_write and access == ACCESS_WRITE and (user or cr0 & cpu.CR0_WP)):
+            return FAULT, error | PRESENT | KEY, GVA
     if denied:
         return FAULT, error | PRESENT, GVA
     return OK, gpa, None
@@ -95,6 +100,33 @@ def spoiled(spoilers, aligned):
 def test_a_walk_ends_as_the_manual_says(spoilers, aligned, access, user, cr0, cr4, efer, flags):
     entries = spoiled(spoilers, aligned)
     assert walk(entries, access, user, cr0, cr4, efer, flags) == model(entries, access, user, cr0, cr4, efer, flags)
+
+
+keys = st.integers(0, 15)
+
+
+@settings(max_examples=600, deadline=None)
+@given(keys, keys, st.booleans(), st.sampled_from([0, 1, 2, 3]), st.lists(keys, max_size=3), st.sampled_from([0, 1, 2, 3, -1]), st.sampled_from([ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE]),
+       st.booleans(), st.sampled_from([0, cpu.CR0_WP]), st.sampled_from([0, cpu.CR4_PKE, cpu.CR4_PKE, cpu.CR4_PKE | cpu.CR4_SMAP]), st.sampled_from([0, W, U]))
+def test_keys_guard_the_data_of_user_pages(key, above, large, denied, others, level, access, user, cr0, cr4, spoiled_bit):
+    """The key is that of the entry that maps the page, whatever the levels above have there."""
+    entries = spoiled([(level, spoiled_bit)] if spoiled_bit and level >= 0 else [], False)
+    entries = [entry | above << 59 for entry in entries[:3]] + [entries[3] | key << 59]
+    if large:
+        entries[2] = entries[2] & ~0x1ff000 & ~(15 << 59) | PS | key << 59
+    pkru = denied << 2 * key
+    for other in others:
+        if other != key:
+            pkru |= 3 << 2 * other
+    assert walk(entries, access, user, cr0, cr4, pkru=pkru) == model(entries, access, user, cr0, cr4, cpu.EFER_NXE, 0, pkru)
+
+
+def test_pkru_is_fetched_only_where_it_counts():
+    entries = spoiled([], False)
+    for bits, cr4, access, wanted in ((0, cpu.CR4_PKE, ACCESS_READ, 1), (0, 0, ACCESS_READ, 0), (0, cpu.CR4_PKE, ACCESS_EXECUTE, 0), (U, cpu.CR4_PKE, ACCESS_READ, 0)):
+        before = rig().box.reads.count(vcpu.GROUP_KEYS)
+        assert walk(entries[:3] + [entries[3] & ~bits], access, cr4=cr4)[0] == OK
+        assert rig().box.reads.count(vcpu.GROUP_KEYS) - before == wanted
 
 
 def test_entries_beyond_the_memory_are_ones_and_therefore_reserved():
