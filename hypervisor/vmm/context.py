@@ -99,6 +99,10 @@ class Context(object):
     def has_nx(self):
         return self.efer & r_uint(cpu.EFER_NXE) != ZERO
 
+    def is_canonical(self, gva):
+        """In 64-bit mode: sign-extended from 48 bits, or from 57 under 5-level paging."""
+        return r_uint(intmask(gva << 16) >> 16) == gva or self.has_cr4(cpu.CR4_LA57) and r_uint(intmask(gva << 7) >> 7) == gva
+
     def pkru(self):
         """Fetched only when a user page's key counts: the kernel's own memory, where devices are mapped, has none."""
         if self.vcpu.read(spec.GROUP_KEYS) != status.OK:

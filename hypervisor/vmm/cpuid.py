@@ -37,7 +37,7 @@ LEAF_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 19, 23, 24, 25, 26
 #                 FPU VME DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS
 LEAF_7_EBX = bits(0, 3, 5, 6, 7, 8, 9, 13, 18, 19, 20, 23, 24, 29)
 #                 FSGSBASE BMI1 AVX2 FDP SMEP BMI2 ERMS FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
-LEAF_7_ECX = bits(2, 3, 8, 9, 10)                           # UMIP PKU GFNI VAES VPCLMULQDQ
+LEAF_7_ECX = bits(2, 3, 8, 9, 10, 16)                       # UMIP PKU GFNI VAES VPCLMULQDQ LA57
 LEAF_7_EDX = bits(4)                                        # FSRM
 EXTENDED_1_ECX = bits(0, 5, 6, 7, 8, 11, 16, 21)            # LAHF LZCNT SSE4A misaligned 3DNOWPREFETCH XOP FMA4 TBM
 EXTENDED_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 26, 29, 30, 31)
@@ -45,7 +45,7 @@ EXTENDED_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24
 CMP_LEGACY = 1 << 1                                         # 0x80000001, ECX: AMD: they are cores and no threads
 TSC_INVARIANT = 1 << 8                                      # 0x80000007, EDX
 PHYSICAL_BITS = 0xff                                        # 0x80000008, EAX
-LINEAR_48 = 48 << 8
+LINEAR_SHIFT = 8
 CORE_ID_SIZE_SHIFT = 12                                     # 0x80000008, ECX: AMD: bits of an APIC id that name the core
 
 LARGEST_BASIC = 0x16
@@ -157,6 +157,10 @@ class Cpuid(object):
             return 36
         return intmask(host(r_uint(0x80000008), ZERO, task.EAX)) & PHYSICAL_BITS
 
+    def linear_bits(self):
+        offered = self.largest >= r_uint(FEATURES) and host(r_uint(FEATURES), ZERO, task.ECX) & r_uint(cpu.LEAF_7_ECX_LA57) != ZERO
+        return cpu.LINEAR_BITS_LA57 if offered else cpu.LINEAR_BITS
+
     def _set(self, eax, ebx, ecx, edx):
         self.eax = eax
         self.ebx = ebx
@@ -220,7 +224,7 @@ class Cpuid(object):
         elif leaf == r_uint(0x80000000):
             self.eax = least(self.eax, r_uint(LARGEST_AMD if self.amd else LARGEST_INTEL))
         elif leaf == r_uint(0x80000008):
-            self.eax |= r_uint(LINEAR_48)
+            self.eax |= r_uint(self.linear_bits() << LINEAR_SHIFT)
 
     def _add_processors(self, leaf, index):
         several = self.processors > 1

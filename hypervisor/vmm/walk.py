@@ -1,6 +1,6 @@
 """Guest page tables: from a guest's linear address to its physical one, with the fault that a processor would raise.
 
-32-bit, PAE and 4-level paging. Accessed and dirty bits are not written. PAE's four top entries are read from memory, where
+32-bit, PAE, 4-level and 5-level paging. Accessed and dirty bits are not written. PAE's four top entries are read from memory, where
 a processor keeps copies. An entry that lies beyond the RAM reads as all ones.
 Source: Intel SDM Vol. 3A, "Paging"; AMD64 APM Vol. 2, "Page Translation and Protection".
 """
@@ -18,7 +18,7 @@ ADDRESS = r_uint(0x000ffffffffff000)        # bits 12 to 51
 ALL_RIGHTS = WRITABLE | USER
 PAE_TOP_RESERVED = r_uint(0x1e6)            # PAE's top level has no rights
 KEY_SHIFT = 59                              # bits 59 to 62: the page's protection key
-HIGH_PAE = r_uint(0x7ff0000000000000)       # bits 52 to 62: reserved in PAE, free in 4-level paging
+HIGH_PAE = r_uint(0x7ff0000000000000)       # bits 52 to 62: reserved in PAE, free in long mode
 PAE_TABLE = r_uint(0xffffffe0)
 LARGE_RESERVED = ~r_uint(0x1fff)            # of an entry's bits inside of its large page; one of 4 KiB has none of them
 
@@ -54,7 +54,7 @@ class Walker(object):
         self.rights = ALL_RIGHTS
         self.executable = True
         if context.is_long():
-            error = self._tables(gva, context.cr3 & ADDRESS, 39, access)
+            error = self._tables(gva, context.cr3 & ADDRESS, 48 if context.has_cr4(cpu.CR4_LA57) else 39, access)
         elif context.has_cr4(cpu.CR4_PAE):
             error = self._pae(gva, access)
         else:
@@ -108,7 +108,7 @@ class Walker(object):
         self.gpa = entry & r_uint(0xfffff000) | gva & r_uint(0xfff)
         return NO_FAULT
 
-    # PAE: four top entries without rights, then as in 4-level paging.
+    # PAE: four top entries without rights, then as in long mode.
     def _pae(self, gva, access):
         entry = self._entry64((self.context.cr3 & PAE_TABLE) + (gva >> 30 & r_uint(3)) * r_uint(8))
         if entry & PRESENT == ZERO:
@@ -119,7 +119,7 @@ class Walker(object):
 
     @always_inline
     def _tables(self, gva, table, shift, access):
-        """Tables of 512 entries. shift: of the first one's index; 39, or 21 below PAE's top."""
+        """Tables of 512 entries. shift: of the first one's index; 48, 39, or 21 below PAE's top."""
         reserved = self._reserved()
         allowed, forbidden = self.rights, ZERO
         while True:
@@ -135,7 +135,7 @@ class Walker(object):
             table = entry & ADDRESS
             shift -= 9
         inside = (r_uint(1) << shift) - r_uint(1)
-        if shift == 39 or entry & inside & LARGE_RESERVED != ZERO:
+        if shift >= 39 or entry & inside & LARGE_RESERVED != ZERO:
             return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
         self.rights = allowed
         self.executable = forbidden & NO_EXECUTE == ZERO

@@ -89,8 +89,8 @@ DIFFERENCES = [
     *[Difference('pae-top: ' + what, TCG, 'WRONG', "TCG keeps no copy of PAE's top entries: it reads and checks them at each walk")
       for what in ('reserved bits: #GP of MOV to CR3', 'and the old ones stay', 'of MOV to CR4 that changes PGE', 'of MOV to CR0 that changes CD',
                    'they are not read at a walk', 'with paging off: #GP of the MOV to CR0 that turns it on')],
-    Difference('levels: CR4.LA57 is there if it is offered', 'qemu', 'WRONG', 'SVM lets guests write CR4 without an exit (docs/platform.md)'),
-    Difference('levels: five', 'qemu bochs', 'not offered', 'Bulkhead does not offer it (docs/platform.md)'),
+    Difference('levels: five: PS of a PML5 entry', TCG, 'WRONG', "TCG's error code has no P beside RSVD"),
+    Difference('levels: five*', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     Difference('*smep-smap: SMAP: *', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     Difference('*smep-smap: nothing without CR4.SMAP', 'bochs', 'not offered', "Bochs' corei7_haswell_4770 has none"),
     Difference('jmp: the old EFLAGS too', TCG, 'WRONG', 'TCG loses flags that it has not computed yet'),

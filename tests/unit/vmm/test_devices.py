@@ -165,7 +165,11 @@ def test_cpuid_hides_what_guests_must_not_use():
         assert not has(edx, bit)
     assert entries[5] == entries[0xa] == entries[0x8000000a] == (0, 0, 0, 0)
     assert entries[0x80000000][0] == 0x80000008
-    assert entries[0x80000008] == (0x3027, 0, 0, 0)
+    assert entries[0x80000008] == (0x3927, 0, 0, 0)
+    for features, largest in ((0xffffffff & ~(1 << 16), 0x20), (0xffffffff, 6)):       # a processor without the leaf answers with another one
+        host = dict(HOST)
+        host[7, 0], host[0] = (2, 0, features, 0), (largest,) + HOST[0][1:]
+        assert table(host)[0][0x80000008] == (0x3027, 0, 0, 0)
     extended = entries[0x80000001]
     assert not has(extended[2], 2) and not has(extended[3], 27) and not has(extended[3], 9) and has(extended[3], 29)
     assert asked == [1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd, 0, 0, 0]
@@ -210,7 +214,7 @@ def test_cpuid_leaves_beyond_the_hosts_largest_are_zeros():
 
 def test_cpuid_by_subleaf():
     eax, ebx, ecx, edx = ask(7, 0)
-    assert eax == 0 and not has(ebx, 10) and not has(ebx, 16) and has(ecx, 3) and not has(ecx, 4) and not has(ecx, 16) and not has(ecx, 22)
+    assert eax == 0 and not has(ebx, 10) and not has(ebx, 16) and has(ecx, 3) and not has(ecx, 4) and has(ecx, 16) and not has(ecx, 22)
     assert has(ebx, 7) and has(ebx, 20) and has(ecx, 2) and edx == 1 << 4
     assert ask(7, 1) == (0, 0, 0, 0)
     assert ask(4, 0) == (0x121, 0x1c0003f, 0x3f, 0)

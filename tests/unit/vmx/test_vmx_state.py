@@ -141,7 +141,7 @@ def test_cr4_bits_that_are_not_offered_are_refused(core, vcpu, bit):
     assert get(core, vcpu, 'CR4') == 0
 
 
-@pytest.mark.parametrize('bit, ecx', [(bits.CR4_PKE, 1 << 3)])
+@pytest.mark.parametrize('bit, ecx', [(bits.CR4_PKE, 1 << 3), (bits.CR4_LA57, 1 << 16)])
 def test_cr4_bits_that_the_processor_has_are_the_guests_own(bit, ecx):
     """It changes them without an exit, and a VMM may say them."""
     for there in (0, ecx):
