@@ -4,6 +4,7 @@ what the vendor leaves live.
 It is exchanged only when another vCPU is about to run on this core. Tasks have none of it: CR0.TS is set while they and
 the kernel run, and the kernel is compiled without FPU instructions.
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
@@ -87,6 +88,7 @@ class Switcher(object):
             self._close_xsave()
             cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
 
+    @dont_inline                            # rare, and called where every instruction counts
     def live_xcr0(self, vcpu):
         """XCR0 of the vCPU that has just run. Not what set_xcr0 was told, for the reason in _keep_fpu."""
         if self.xcr0 != R0:

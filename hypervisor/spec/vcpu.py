@@ -13,7 +13,7 @@ EXIT_FIELDS = [
     'SIZE',         # IO: 1, 2 or 4 bytes
     'FLAGS',        # IO: IO_IN | IO_STRING | IO_REPEAT.  MEMORY: ACCESS_*.  TASK_SWITCH: TASK_*
     'VALUE',        # IO out, MSR_WRITE: the value (IO in: 0).  HLT: RFLAGS.  TASK_SWITCH: the exception's error code.
-                    # CPUID, of leaf 7: CR4; of leaf 0xd: XCR0.
+                    # CPUID, of leaf 7: CR4.PKE alone of CR4; of leaf 0xd: XCR0.
                     # MEMORY: CS_ATTRIBUTES | SS_ATTRIBUTES << 16
 ]
 ANSWER_FIELDS = [

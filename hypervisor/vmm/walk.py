@@ -4,7 +4,7 @@
 a processor keeps copies. An entry that lies beyond the RAM reads as all ones.
 Source: Intel SDM Vol. 3A, "Paging"; AMD64 APM Vol. 2, "Page Translation and Protection".
 """
-from rpython.rlib.objectmodel import always_inline
+from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import cpu
@@ -37,7 +37,7 @@ class Walker(object):
         self.gpa = ZERO             # the result
         self.rights = ZERO          # what all entries on the way allow
         self.executable = True
-        self.key = 0                # of the page, in long mode
+        self.leaf = ZERO            # the entry that maps the page, but for 32-bit paging
 
     def set_physical_bits(self, count):
         """MAXPHYADDR of the guest, 32 to 52."""
@@ -54,7 +54,7 @@ class Walker(object):
         self.rights = ALL_RIGHTS
         self.executable = True
         if context.is_long():
-            error = self._tables(gva, context.cr3 & ADDRESS, 48 if context.has_cr4(cpu.CR4_LA57) else 39, access)
+            error = self._five_level(gva, access) if context.has_cr4(cpu.CR4_LA57) else self._tables(gva, context.cr3 & ADDRESS, 39, access)
         elif context.has_cr4(cpu.CR4_PAE):
             error = self._pae(gva, access)
         else:
@@ -117,6 +117,10 @@ class Walker(object):
             return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
         return self._tables(gva, entry & ADDRESS, 21, access)
 
+    @dont_inline                            # or the other one, which nearly all guests have, would keep registers for it
+    def _five_level(self, gva, access):
+        return self._tables(gva, self.context.cr3 & ADDRESS, 48, access)
+
     @always_inline
     def _tables(self, gva, table, shift, access):
         """Tables of 512 entries. shift: of the first one's index; 48, 39, or 21 below PAE's top."""
@@ -139,7 +143,7 @@ class Walker(object):
             return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
         self.rights = allowed
         self.executable = forbidden & NO_EXECUTE == ZERO
-        self.key = intmask(entry >> KEY_SHIFT) & 15
+        self.leaf = entry
         self.gpa = entry & ADDRESS & ~inside | gva & inside
         return NO_FAULT
 
@@ -158,17 +162,19 @@ class Walker(object):
         if access & ACCESS_EXECUTE and not self.executable:
             allowed = False
         bits = ERROR_PRESENT
-        if self.rights & USER != ZERO and self.context.has_cr4(cpu.CR4_PKE) and self._key_denies(access):
+        if self.context.has_cr4(cpu.CR4_PKE) and self._key_denies(access):
             allowed = False
             bits |= ERROR_KEY
         return NO_FAULT if allowed else self._code(access, bits)
 
+    @dont_inline
     def _key_denies(self, access):
         """Protection keys of long mode's user pages, for data. Source: Intel SDM Vol. 3A, "Protection Keys"."""
         context = self.context
-        if not context.is_long() or access & ACCESS_EXECUTE:
+        if self.rights & USER == ZERO or access & ACCESS_EXECUTE or not context.is_long():
             return False
-        denied = intmask(context.pkru() >> (2 * self.key)) & 3
+        key = intmask(self.leaf >> KEY_SHIFT) & 15
+        denied = intmask(context.pkru() >> (2 * key)) & 3
         if denied & KEY_NO_ACCESS:
             return True
         return denied & KEY_NO_WRITE != 0 and access & ACCESS_WRITE != 0 and (context.user or context.has_cr0(cpu.CR0_WP))

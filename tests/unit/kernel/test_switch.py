@@ -183,6 +183,25 @@ def test_a_vmm_reads_its_guests_keys(make_machine):
     assert read(1) == 0x55555554 and read(2) == 0x12345678
 
 
+def test_xcr0_with_keys_is_kept(make_machine):
+    """The kernel saves no more components for that: PKRU has its own way."""
+    box = make_machine(leaves={7: (0, 0, 1 << 3, 0), 0xd: (0x2e7, 0, 0, 0)})
+    assert box.boot() == refusal.NONE
+    two_vms_on_a_processor_with_keys(box)
+    assert switcher.xcr0 == 7 and switcher.offered == 0x207
+    registers, seen = box.cpu.register, []
+
+    def runs(value):
+        def guest(machine, area, block):
+            seen.append(registers['xcr0'])
+            registers['xcr0'] = value       # as QEMU's SVM lets it
+            block.exit(svm.EXIT_INTR)
+        return guest
+    for number, value in ((1, 0x207), (2, 0x203), (1, 7), (2, 3), (1, 1)):
+        run_guest_once(box, number, runs(value))
+    assert seen == [1, 1, 0x207, 0x203, 7]
+
+
 @pytest.mark.parametrize('live', [True, False])
 def test_a_reset_clears_keys_and_an_init_does_not(make_machine, live):
     box = make_machine(leaves={7: (0, 1 << 0 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 3, 0)})
