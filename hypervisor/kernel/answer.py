@@ -20,7 +20,8 @@ from hypervisor.lib.cold import cold
 from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import answer as rules
-from hypervisor.spec.cpu import VECTORS
+from hypervisor.spec import state as fields
+from hypervisor.spec.cpu import CR4_PKE, LEAF_7, LEAF_XSAVE, VECTORS
 from hypervisor.spec.vcpu import (ACTIONS, ANSWER, COMPLETE, DIRTY_KNOWN, EXIT, GROUP_CONTROL, GROUP_FIELDS, GROUP_FLOW, INJECT, MEMORY_BRINGS,
                                   RESUME, STATE)
 from hypervisor.spec.wire import STATE_START
@@ -247,6 +248,14 @@ def write_exit(vcpu):
 
 
 write_exit._always_inline_ = True
+
+
+def note_leaf(vcpu, leaf):
+    """What the answer to a CPUID depends on besides its selector. The straight path does the same."""
+    if leaf == r_uint(LEAF_7):
+        vcpu.exit_value = switcher.vendor.get(vcpu, fields.CR4) & r_uint(CR4_PKE)
+    elif leaf == r_uint(LEAF_XSAVE):
+        vcpu.exit_value = switcher.live_xcr0(vcpu)
 
 
 def announce(vcpu):

@@ -32,7 +32,7 @@ from hypervisor.spec.context import AREA
 from hypervisor.spec.core import INIT, MEMORY, STARTUP
 from hypervisor.spec.cpu import RFLAGS_FIXED, RFLAGS_IF
 from hypervisor.spec.layout import PAGE, TASK_END
-from hypervisor.spec.vcpu import GROUPS, GROUP_CPUID, INSPECT, RING_BYTES
+from hypervisor.spec.vcpu import INSPECT, READABLE, RING_BYTES
 
 R0 = r_uint(0)
 BATCH = r_uint(call.BATCH)
@@ -545,7 +545,7 @@ def vcpu_read(caller, slot, groups):
     if not vcpu.outstanding:
         caller.task.answer(status.BAD_STATE, R0)
         return
-    if groups & ~r_uint(GROUPS & ~GROUP_CPUID) != R0:
+    if groups & ~r_uint(READABLE) != R0:
         caller.task.answer(status.BAD_RANGE, R0)
         return
     if vcpu.away:

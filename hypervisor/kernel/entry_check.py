@@ -79,9 +79,14 @@ def physical_mask():
 
 
 def canonical(address):
-    """Is the address one of 48 bits, sign-extended?"""
-    top = address >> 47
-    return top == R0 or top == r_uint(0x1ffff)
+    """Is the address sign-extended from the processor's linear width, whatever CR4.LA57 says? Source: CPUID leaf 0x80000008, EAX bits 15:8."""
+    unused = 64 - linear_bits()
+    return r_uint(intmask(address << unused) >> unused) == address
+
+
+def linear_bits():
+    width = intmask(cpu.cpuid(r_uint(0x80000008), R0, R0) >> 8 & r_uint(0xff))
+    return bits.LINEAR_BITS_LA57 if width == bits.LINEAR_BITS_LA57 else bits.LINEAR_BITS
 
 
 def long_mode(reader):

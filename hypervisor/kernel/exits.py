@@ -132,6 +132,7 @@ def cpuid(vcpu):
         return
     if (memory.load32(vcpu.cpuid + ASK + 4 * group) >> intmask(index)) & 1 != R0:
         vcpu.exit_selector = leaf | (vcpu.gpr(RCX) & LOW32) << 32
+        answer.note_leaf(vcpu, leaf)
         answer.deliver(vcpu)
         return
     slot = vcpu.cpuid + (r_uint(group) * LEAVES + index) * 16
@@ -215,7 +216,7 @@ def xsetbv(vcpu):
     """XCR0 holds x87 always, AVX only with SSE. Source: Intel SDM Vol. 1, "Enabling the XSAVE Feature Set and XSAVE-Enabled Features"."""
     value = (vcpu.gpr(RDX) & LOW32) << 32 | (vcpu.gpr(RAX) & LOW32)
     index = vcpu.gpr(RCX) & LOW32
-    bad = index != R0 or value & XCR0_X87 == R0 or value & ~switcher.xcr0 != R0 or value & r_uint(6) == r_uint(4)
+    bad = index != R0 or value & XCR0_X87 == R0 or value & ~switcher.offered != R0 or value & r_uint(6) == r_uint(4)
     if bad or state.cpl(vcpu) != R0:
         general_protection(vcpu)
         return

@@ -163,6 +163,7 @@ def reset(compartment, vcpu):
     """As after power-on: what it did is forgotten, an exit of its needs no answer. vCPU 0 gets a new first state from the VMM."""
     if vcpu.started:
         startup.init(vcpu)
+        switcher.forget_keys(vcpu)
     vcpu.apic.reset(vcpu.index)
     news.of_address(vcpu)
     vcpu.news &= ~marks.EXIT

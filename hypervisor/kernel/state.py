@@ -17,7 +17,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import vcpu as page_layout
 from hypervisor.spec.context import AREA
 from hypervisor.spec.vcpu import (CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GPR, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW,
-                                  GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, REGISTER, REGISTER_SHIFT, STATE)
+                                  GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, REGISTER, REGISTER_SHIFT, STATE)
 
 R0 = r_uint(0)
 RIP = fields.RIP
@@ -31,6 +31,7 @@ RFLAGS_ALLOWED = r_uint(sum(1 << bit for _, bit in bits.RFLAGS) | 3 << 12 | bits
 ATTRIBUTES_ALLOWED = r_uint(0xfff | page_layout.UNUSABLE)
 LIMIT32 = r_uint(0xffffffff)
 LIMIT16 = r_uint(0xffff)
+TOP_48, TOP_57 = ~R0 >> (bits.LINEAR_BITS - 1), ~R0 >> (bits.LINEAR_BITS_LA57 - 1)
 SELECTOR, ATTRIBUTES, LIMIT, BASE = range(4)
 FIRST_SEGMENT = fields.ES_SELECTOR
 SEGMENT_COUNT = 8
@@ -67,6 +68,10 @@ class Features(object):
             allowed |= r_uint(bits.CR4_SMAP)
         if ecx7 & r_uint(1 << 2) != R0:
             allowed |= r_uint(bits.CR4_UMIP)
+        if ecx7 & r_uint(bits.LEAF_7_ECX_PKU) != R0:
+            allowed |= r_uint(bits.CR4_PKE)
+        if ecx7 & r_uint(bits.LEAF_7_ECX_LA57) != R0:
+            allowed |= r_uint(bits.CR4_LA57)
         self.cr4 = allowed
 
 
@@ -74,9 +79,15 @@ features = Features()
 
 
 def canonical(address):
-    """Is the address one of 48 bits, sign-extended?"""
-    top = address >> 47
-    return top == R0 or top == r_uint(0x1ffff)
+    """Is the address one of 48 bits, sign-extended, or of 57 where the processor has those? Whether the guest's paging has them is not
+    asked: MSRs and system tables take them in any mode, and code that begins elsewhere faults in the guest."""
+    top = address >> (bits.LINEAR_BITS - 1)
+    if top == R0 or top == TOP_48:
+        return True
+    if features.cr4 & r_uint(bits.CR4_LA57) == R0:
+        return False
+    top = address >> (bits.LINEAR_BITS_LA57 - 1)
+    return top == R0 or top == TOP_57
 
 
 def control_rule(cr0, cr3, cr4, efer):
@@ -259,6 +270,8 @@ def write(vcpu, groups):
             memory.store64(page + offset, memory.load64(area + register))
     if groups & r_uint(GROUP_VECTOR) != R0:
         vector.write(vcpu)
+    if groups & r_uint(GROUP_KEYS) != R0:
+        memory.store64(vcpu.page + STATE['PKRU'], switcher.pkru(vcpu))
     switcher.vendor.write_state(vcpu, groups)
 
 

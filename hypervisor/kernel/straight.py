@@ -13,6 +13,7 @@ waits for it.
 `straight_path(words)` makes the functions once for each vendor. `words` are those of quick.py, and besides:
     IO, MEMORY                  of `reason`
     length(vcpu, plain)         of the instruction, as in the exit record
+    keys_on(vcpu)               CR4.PKE
     decode_io(vcpu)             fill the exit record; False, and nothing is done, when the guest watches ports
     decode_memory(vcpu)         likewise; vcpu.event is set if the access was part of an event's delivery
     move_on(vcpu)               step over the instruction of the exit record; False, and nothing is done, when RF or TF has to be seen to
@@ -30,6 +31,7 @@ from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.lib.cold import cold
 from hypervisor.spec import call, ending
 from hypervisor.spec import exit as kinds
+from hypervisor.spec.cpu import LEAF_7, LEAF_XSAVE
 from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_DONE, QUICK_LEAVE, QUICK_TASK
 from hypervisor.spec.vcpu import ANSWER, COMPLETE, MEMORY_BRINGS
 
@@ -84,8 +86,13 @@ def straight_path(words):
     def decode_registers(vcpu, reason):
         vcpu.exit_selector = vcpu.gpr(RCX) & LOW32
         if reason == words.CPUID:
+            leaf = vcpu.gpr(RAX) & LOW32
             vcpu.exit_kind = kinds.CPUID
-            vcpu.exit_selector = (vcpu.gpr(RAX) & LOW32) | vcpu.exit_selector << 32
+            vcpu.exit_selector = leaf | vcpu.exit_selector << 32
+            if leaf == r_uint(LEAF_7):
+                vcpu.exit_value = words.keys_on(vcpu)
+            elif leaf == r_uint(LEAF_XSAVE):
+                vcpu.exit_value = switcher.live_xcr0(vcpu)
             vcpu.exit_length = words.length(vcpu, words.CPUID_BYTES)
             return
         vcpu.exit_kind = kinds.MSR_READ

@@ -55,6 +55,10 @@ class Words(object):
         return memory.load64(vcpu.control + VMCB['CR4'])
 
     @staticmethod
+    def keys_on(vcpu):
+        return memory.load64(vcpu.control + VMCB['CR4']) & r_uint(bits.CR4_PKE)
+
+    @staticmethod
     def set_pat(vcpu, value):
         vcpu.pat = value
         memory.store64(vcpu.control + VMCB['G_PAT'], value)

@@ -4,17 +4,18 @@ what the vendor leaves live.
 It is exchanged only when another vCPU is about to run on this core. Tasks have none of it: CR0.TS is set while they and
 the kernel run, and the kernel is compiled without FPU instructions.
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu
 from hypervisor.spec import xsave
-from hypervisor.spec.cpu import CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, CR4_OSXMMEXCPT, CR4_PKE, DR6_RESET
+from hypervisor.spec.cpu import CR0_TS, CR4_OSFXSR, CR4_OSXSAVE, CR4_OSXMMEXCPT, CR4_PKE, DR6_RESET, LEAF_7, LEAF_7_ECX_PKU, LEAF_XSAVE
 
 R0 = r_uint(0)
-XCR0_OFFERED = r_uint(xsave.X87 | xsave.SSE | xsave.AVX)
+XCR0_SAVED, XCR0_PKRU = r_uint(xsave.X87 | xsave.SSE | xsave.AVX), r_uint(xsave.PKRU)
 XCR0_X87 = r_uint(xsave.X87)
 LEAF1_ECX_XSAVE = r_uint(1 << 26)
-LEAF7_ECX_PKU = r_uint(1 << 3)
+LEAF7_ECX_PKU = r_uint(LEAF_7_ECX_PKU)
 DR6_INITIAL = r_uint(DR6_RESET)
 
 
@@ -25,7 +26,8 @@ class Switcher(object):
         self.owner = None
         self.vendor = None
         self.xcr0 = R0                  # components that the kernel saves; 0: the processor has no XSAVE
-        self.pku = False                # the processor has PKRU: no guest is offered it, but under SVM one may set CR4.PKE
+        self.offered = R0               # those that a guest may have in XCR0
+        self.pku = False                # the processor has PKRU, which is exchanged by itself, whatever XCR0 says
         self.cr4 = R0                   # what the exchange needs, and nothing else may have
 
     def open(self, vendor):
@@ -34,11 +36,14 @@ class Switcher(object):
         self.owner = None
         cpu.write_cr4(cpu.read_cr4() | r_uint(CR4_OSFXSR | CR4_OSXMMEXCPT))
         if cpu.cpuid(r_uint(1), R0, r_uint(2)) & LEAF1_ECX_XSAVE != R0:
-            self.xcr0 = cpu.cpuid(r_uint(0xd), R0, R0) & XCR0_OFFERED
+            self.offered = cpu.cpuid(r_uint(LEAF_XSAVE), R0, R0) & XCR0_SAVED
+            self.xcr0 = self.offered
             self.cr4 = r_uint(CR4_OSXSAVE)
-        if cpu.cpuid(r_uint(7), R0, r_uint(2)) & LEAF7_ECX_PKU != R0:
+        if cpu.cpuid(r_uint(LEAF_7), R0, r_uint(2)) & LEAF7_ECX_PKU != R0:
             self.pku = True
             self.cr4 |= r_uint(CR4_PKE)
+            if self.xcr0 != R0:
+                self.offered |= cpu.cpuid(r_uint(LEAF_XSAVE), R0, R0) & XCR0_PKRU
         cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
 
     def claim(self, vcpu):
@@ -83,6 +88,31 @@ class Switcher(object):
             self._close_xsave()
             cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
 
+    @dont_inline                            # rare, and called where every instruction counts
+    def live_xcr0(self, vcpu):
+        """XCR0 of the vCPU that has just run. Not what set_xcr0 was told, for the reason in _keep_fpu."""
+        if self.xcr0 != R0:
+            self._open_xsave()
+            vcpu.xcr0 = (cpu.xgetbv() & self.offered) | XCR0_X87
+            self._close_xsave()
+        return vcpu.xcr0
+
+    def pkru(self, vcpu):
+        """What the vCPU has in PKRU; 0 where the processor has none."""
+        if self.pku and self.owner is vcpu:
+            self._open_xsave()
+            vcpu.pkru = cpu.rdpkru()
+            self._close_xsave()
+        return vcpu.pkru
+
+    def forget_keys(self, vcpu):
+        """PKRU as after power-on. INIT leaves it alone."""
+        vcpu.pkru = R0
+        if self.pku and self.owner is vcpu:
+            self._open_xsave()
+            cpu.wrpkru(R0)
+            self._close_xsave()
+
     def set_xcr0(self, vcpu, value):
         """The guest whose state is live has executed XSETBV; the value is one that it may have."""
         vcpu.xcr0 = value
@@ -114,7 +144,7 @@ class Switcher(object):
         """XCR0 has all components afterwards."""
         if self.xcr0 != R0:
             # Not only from the XSETBV exits: QEMU's SVM lets the guest's XSETBV through although it is intercepted.
-            vcpu.xcr0 = (cpu.xgetbv() & self.xcr0) | XCR0_X87
+            vcpu.xcr0 = (cpu.xgetbv() & self.offered) | XCR0_X87
             cpu.xsetbv(self.xcr0)
             cpu.xsave(vcpu.fpu, self.xcr0)
         else:

@@ -54,6 +54,11 @@ class Words(object):
         return believed(hw.vmread(r_uint(vmx.GUEST_CR4)), hw.vmread(r_uint(vmx.CR4_SHADOW)), setup.cr4_mask)
 
     @staticmethod
+    def keys_on(vcpu):
+        """The bit is the guest's own, or off."""
+        return hw.vmread(r_uint(vmx.GUEST_CR4)) & r_uint(bits.CR4_PKE)
+
+    @staticmethod
     def set_pat(vcpu, value):
         vcpu.pat = value
         hw.vmwrite(r_uint(vmx.GUEST_PAT), value)

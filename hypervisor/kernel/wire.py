@@ -22,7 +22,7 @@ from hypervisor.spec.config import MAX_VMS
 R0 = r_uint(0)
 HEADER = spec.HEADER
 BODY = HEADER['END']
-STATE_GROUPS = page.GROUPS & ~page.GROUP_CPUID
+STATE_GROUPS = page.READABLE
 ROOT, COUNT, CORES = [spec.OFFER_FIELDS[name] for name in ('ROOT', 'COUNT', 'CORES')]
 WHAT, OFFSET, VALUE = [spec.ASK_FIELDS[name] for name in ('WHAT', 'OFFSET', 'VALUE')]
 HOW, DETAIL = spec.END_FIELDS['HOW'], spec.END_FIELDS['DETAIL']

@@ -26,6 +26,10 @@ DR6_RESET, DR7_RESET = 0xffff0ff0, 0x400
 SEGMENT_LONG = 1 << 9              # of a code segment's ATTRIBUTES (hypervisor/spec/vcpu.py): L
 LEAF_1_ECX_OSXSAVE = 1 << 27        # CPUID: what software has set in CR4
 LEAF_1_EDX_APIC = 1 << 9            # what it has left on in APIC_BASE
+LEAF_7, LEAF_7_ECX_PKU, LEAF_7_ECX_OSPKE = 7, 1 << 3, 1 << 4       # protection keys, and what software has set in CR4
+LEAF_7_ECX_LA57 = 1 << 16
+LINEAR_BITS, LINEAR_BITS_LA57 = 48, 57      # of an address; the rest repeats the highest of them
+LEAF_XSAVE = 0xd
 
 VECTORS = [
     # number, mnemonic, has an error code

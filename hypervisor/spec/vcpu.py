@@ -13,6 +13,7 @@ EXIT_FIELDS = [
     'SIZE',         # IO: 1, 2 or 4 bytes
     'FLAGS',        # IO: IO_IN | IO_STRING | IO_REPEAT.  MEMORY: ACCESS_*.  TASK_SWITCH: TASK_*
     'VALUE',        # IO out, MSR_WRITE: the value (IO in: 0).  HLT: RFLAGS.  TASK_SWITCH: the exception's error code.
+                    # CPUID, of leaf 7: CR4.PKE alone of CR4; of leaf 0xd: XCR0.
                     # MEMORY: CS_ATTRIBUTES | SS_ATTRIBUTES << 16
 ]
 ANSWER_FIELDS = [
@@ -48,6 +49,8 @@ GROUP_CPUID = 32        # the CPUID table; write only
 GROUP_TIME = 64         # TSC_OFFSET, which is added to what the guest reads of the TSC
 GROUP_VECTOR = 128      # YMM0 to YMM15, of which XMM0 to XMM15 are the lower halves
 GROUPS = 255
+GROUP_KEYS = 512        # PKRU; no part of DIRTY
+READABLE = GROUPS & ~GROUP_CPUID | GROUP_KEYS       # what VCPU_READ takes
 MEMORY_BRINGS = GROUP_GPR | GROUP_FLOW | GROUP_CONTROL      # what the page holds when an exit of kind MEMORY comes, without a VCPU_READ
 
 # DIRTY besides: one of the general registers alone. Its number stands from REGISTER_SHIFT on.
@@ -64,6 +67,7 @@ GROUP_FIELDS = [
     (GROUP_TABLE, ['GDTR_LIMIT', 'GDTR_BASE', 'IDTR_LIMIT', 'IDTR_BASE']),
     (GROUP_TIME, ['TSC_OFFSET']),
     (GROUP_VECTOR, ['YMM%d_%d' % (n, word) for n in range(16) for word in range(VECTOR_BYTES // 8)]),
+    (GROUP_KEYS, ['PKRU']),
 ]
 STATE_FIELDS = [name for _, names in GROUP_FIELDS for name in names]
 STATE = offsets(STATE_FIELDS, 128)

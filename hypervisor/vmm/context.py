@@ -3,6 +3,7 @@
 load() fetches the state of one exit; the registers are then read and written in the vCPU page. An exit of kind MEMORY has brought most of
 it, and 64-bit code needs the segments for FS and GS only.
 """
+from rpython.rlib.objectmodel import always_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import cpu, exit, status, vcpu as spec
@@ -98,6 +99,17 @@ class Context(object):
 
     def has_nx(self):
         return self.efer & r_uint(cpu.EFER_NXE) != ZERO
+
+    @always_inline
+    def is_canonical(self, gva):
+        """In 64-bit mode: sign-extended from 48 bits, or from 57 under 5-level paging."""
+        return r_uint(intmask(gva << 16) >> 16) == gva or self.has_cr4(cpu.CR4_LA57) and r_uint(intmask(gva << 7) >> 7) == gva
+
+    def pkru(self):
+        """Fetched only when a user page's key counts: the kernel's own memory, where devices are mapped, has none."""
+        if self.vcpu.read(spec.GROUP_KEYS) != status.OK:
+            return ZERO
+        return self.vcpu.get(v.STATE['PKRU'])
 
     # Registers of 1, 2, 4 or 8 bytes.
     def register(self, number, size):

@@ -4,7 +4,7 @@ A bit that is not named is not passed on: a new feature of a new processor stays
 Each vCPU is a core of its own in one package; no feature whose registers nobody switches. What the kernel makes itself (the local APIC, its x2APIC mode and
 its TSC deadline) is there whatever the processor has. The kernel answers from a table in each vCPU's page, filled at the start;
 leaves that depend on the subleaf come here (answer()).
-Leaf 0xd: EBX of subleaf 0 should follow the guest's XCR0; it always says the largest size.
+OSXSAVE is set by the kernel; what else follows the guest's CR4 and XCR0 is in leaves 7 and 0xd, whose exits bring them.
 Source: Intel SDM Vol. 2A, "CPUID"; AMD64 APM Vol. 3, "Obtaining Processor Information Via the CPUID Instruction"; Linux,
 Documentation/virt/kvm/x86/cpuid.rst; for leaf 0x40000010 VMware, "Mechanisms to determine if software is running in a VMware
 virtual machine".
@@ -12,7 +12,7 @@ virtual machine".
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import memory, task
-from hypervisor.spec import layout, lapic, vcpu as spec
+from hypervisor.spec import cpu, layout, lapic, vcpu as spec, xsave
 from hypervisor.spec.boot import VENDOR_AMD
 from hypervisor.vmm import paravirtual
 
@@ -37,7 +37,7 @@ LEAF_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 19, 23, 24, 25, 26
 #                 FPU VME DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS
 LEAF_7_EBX = bits(0, 3, 5, 6, 7, 8, 9, 13, 18, 19, 20, 23, 24, 29)
 #                 FSGSBASE BMI1 AVX2 FDP SMEP BMI2 ERMS FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
-LEAF_7_ECX = bits(2, 8, 9, 10)                              # UMIP GFNI VAES VPCLMULQDQ
+LEAF_7_ECX = bits(2, 3, 8, 9, 10, 16)                       # UMIP PKU GFNI VAES VPCLMULQDQ LA57
 LEAF_7_EDX = bits(4)                                        # FSRM
 EXTENDED_1_ECX = bits(0, 5, 6, 7, 8, 11, 16, 21)            # LAHF LZCNT SSE4A misaligned 3DNOWPREFETCH XOP FMA4 TBM
 EXTENDED_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 26, 29, 30, 31)
@@ -45,7 +45,7 @@ EXTENDED_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24
 CMP_LEGACY = 1 << 1                                         # 0x80000001, ECX: AMD: they are cores and no threads
 TSC_INVARIANT = 1 << 8                                      # 0x80000007, EDX
 PHYSICAL_BITS = 0xff                                        # 0x80000008, EAX
-LINEAR_48 = 48 << 8
+LINEAR_SHIFT = 8
 CORE_ID_SIZE_SHIFT = 12                                     # 0x80000008, ECX: AMD: bits of an APIC id that name the core
 
 LARGEST_BASIC = 0x16
@@ -76,17 +76,18 @@ MASKS = {
     0x80000019: (ALL, ALL, NONE, NONE),                     # AMD: TLBs for 1-GiB pages
     0x8000001a: (bits(0, 1, 2), NONE, NONE, NONE),          # AMD: widths of its floating-point units
 }
-CACHE, FEATURES, TOPOLOGY, XSAVE = 0x4, 0x7, 0xb, 0xd
+CACHE, FEATURES, TOPOLOGY, XSAVE = 0x4, cpu.LEAF_7, 0xb, cpu.LEAF_XSAVE
 ASKED = [CACHE, FEATURES, TOPOLOGY, XSAVE]                  # basic leaves that depend on the subleaf
 
 CACHE_EAX = 0x3fff                                          # without the processors that share it
 CACHE_TYPE, CACHE_LEVEL_SHIFT, CACHE_LEVEL = 0x1f, 5, 7
 SHARED_LEVEL = 3                                            # from this level on all cores share a cache
 CACHE_SHARING_SHIFT, CACHE_CORES_SHIFT = 14, 26             # each holds a count less one
-XSAVE_COMPONENTS = bits(0, 1, 2)                            # x87, SSE, AVX
+XSAVE_COMPONENTS = xsave.X87 | xsave.SSE | xsave.AVX
 XSAVE_INSTRUCTIONS = bits(0, 1, 2)                          # XSAVEOPT, XSAVEC, XGETBV with ECX=1
-XSAVE_LEGACY_BYTES = 512 + 64
-AVX, AVX_COMPONENT = 2, 1 << 2
+XSAVE_LEGACY, XSAVE_LEGACY_BYTES = xsave.X87 | xsave.SSE, 512 + 64
+XSAVE_EXTENDED = [2, 9]                                     # components behind the legacy part: AVX, PKRU
+XSAVE_ALIGNED = 1 << 1                                      # ECX of a component: at a multiple of 64 in the compacted format
 TOPOLOGY_SMT, TOPOLOGY_CORE = 1 << 8, 2 << 8
 
 # The table as rows, in the order of the vCPU page.
@@ -156,6 +157,10 @@ class Cpuid(object):
             return 36
         return intmask(host(r_uint(0x80000008), ZERO, task.EAX)) & PHYSICAL_BITS
 
+    def linear_bits(self):
+        offered = self.largest >= r_uint(FEATURES) and host(r_uint(FEATURES), ZERO, task.ECX) & r_uint(cpu.LEAF_7_ECX_LA57) != ZERO
+        return cpu.LINEAR_BITS_LA57 if offered else cpu.LINEAR_BITS
+
     def _set(self, eax, ebx, ecx, edx):
         self.eax = eax
         self.ebx = ebx
@@ -219,7 +224,7 @@ class Cpuid(object):
         elif leaf == r_uint(0x80000000):
             self.eax = least(self.eax, r_uint(LARGEST_AMD if self.amd else LARGEST_INTEL))
         elif leaf == r_uint(0x80000008):
-            self.eax |= r_uint(LINEAR_48)
+            self.eax |= r_uint(self.linear_bits() << LINEAR_SHIFT)
 
     def _add_processors(self, leaf, index):
         several = self.processors > 1
@@ -233,20 +238,26 @@ class Cpuid(object):
             self.ecx |= r_uint(self.processors - 1 | id_bits(self.processors) << CORE_ID_SIZE_SHIFT)
 
     # Leaves that depend on the subleaf.
-    def answer(self, leaf, subleaf, index=0):
-        """Set eax to edx for one of ASKED as vCPU `index` sees it; zeros for everything else."""
+    def answer(self, leaf, subleaf, index=0, value=ZERO):
+        """Set eax to edx for one of ASKED as vCPU `index` sees it; zeros for everything else. value: of the exit."""
         self._set(ZERO, ZERO, ZERO, ZERO)
         if leaf > self.largest:
             return
         if leaf == r_uint(CACHE):
             self._cache(subleaf)
         elif leaf == r_uint(FEATURES) and subleaf == ZERO:
-            self._set(ZERO, host(leaf, ZERO, task.EBX) & r_uint(LEAF_7_EBX), host(leaf, ZERO, task.ECX) & r_uint(LEAF_7_ECX),
-                      host(leaf, ZERO, task.EDX) & r_uint(LEAF_7_EDX))
+            self._features(value)
         elif leaf == r_uint(TOPOLOGY):
             self._topology(subleaf, index)
         elif leaf == r_uint(XSAVE) and self._has_xsave():
-            self._xsave(subleaf)
+            self._xsave(subleaf, value)
+
+    def _features(self, cr4):
+        leaf = r_uint(FEATURES)
+        self._set(ZERO, host(leaf, ZERO, task.EBX) & r_uint(LEAF_7_EBX), host(leaf, ZERO, task.ECX) & r_uint(LEAF_7_ECX),
+                  host(leaf, ZERO, task.EDX) & r_uint(LEAF_7_EDX))
+        if cr4 & r_uint(cpu.CR4_PKE) != ZERO:
+            self.ecx |= r_uint(cpu.LEAF_7_ECX_OSPKE)
 
     def _cache(self, subleaf):
         leaf = r_uint(CACHE)
@@ -272,17 +283,36 @@ class Cpuid(object):
         return host(r_uint(1), ZERO, task.ECX) & r_uint(1 << 26) != ZERO
 
     def _components(self):
-        return host(r_uint(XSAVE), ZERO, task.EAX) & r_uint(XSAVE_COMPONENTS)
+        offered = XSAVE_COMPONENTS
+        if host(r_uint(FEATURES), ZERO, task.ECX) & r_uint(cpu.LEAF_7_ECX_PKU) != ZERO:
+            offered |= xsave.PKRU
+        return host(r_uint(XSAVE), ZERO, task.EAX) & r_uint(offered)
 
-    def _xsave_bytes(self):
-        if self._components() & r_uint(AVX_COMPONENT) == ZERO:
-            return r_uint(XSAVE_LEGACY_BYTES)
-        return host(r_uint(XSAVE), r_uint(AVX), task.EBX) + host(r_uint(XSAVE), r_uint(AVX), task.EAX)
+    def _standard_bytes(self, components):
+        """How long XSAVE's area is with these in XCR0."""
+        size = r_uint(XSAVE_LEGACY_BYTES)
+        for n in XSAVE_EXTENDED:
+            if components >> n & r_uint(1) != ZERO:
+                size = most(size, host(r_uint(XSAVE), r_uint(n), task.EBX) + host(r_uint(XSAVE), r_uint(n), task.EAX))
+        return size
 
-    def _xsave(self, subleaf):
+    def _compacted_bytes(self, components):
+        """Likewise XSAVEC's, in which one component follows the other."""
+        size = r_uint(XSAVE_LEGACY_BYTES)
+        for n in XSAVE_EXTENDED:
+            if components >> n & r_uint(1) != ZERO:
+                if host(r_uint(XSAVE), r_uint(n), task.ECX) & r_uint(XSAVE_ALIGNED) != ZERO:
+                    size = size + r_uint(63) & ~r_uint(63)
+                size += host(r_uint(XSAVE), r_uint(n), task.EAX)
+        return size
+
+    def _xsave(self, subleaf, xcr0):
+        offered = self._components()
+        live = xcr0 & offered
         if subleaf == ZERO:
-            self._set(self._components(), self._xsave_bytes(), self._xsave_bytes(), ZERO)
+            self._set(offered, self._standard_bytes(live), self._standard_bytes(offered), ZERO)
         elif subleaf == r_uint(1):
-            self._set(host(r_uint(XSAVE), subleaf, task.EAX) & r_uint(XSAVE_INSTRUCTIONS), self._xsave_bytes(), ZERO, ZERO)
-        elif subleaf == r_uint(AVX) and self._components() & r_uint(AVX_COMPONENT) != ZERO:
-            self._set(host(r_uint(XSAVE), subleaf, task.EAX), host(r_uint(XSAVE), subleaf, task.EBX), ZERO, ZERO)
+            self._set(host(r_uint(XSAVE), subleaf, task.EAX) & r_uint(XSAVE_INSTRUCTIONS), self._compacted_bytes(live), ZERO, ZERO)
+        elif subleaf < r_uint(32) and offered & ~r_uint(XSAVE_LEGACY) & r_uint(1) << intmask(subleaf) != ZERO:
+            self._set(host(r_uint(XSAVE), subleaf, task.EAX), host(r_uint(XSAVE), subleaf, task.EBX),
+                      host(r_uint(XSAVE), subleaf, task.ECX) & r_uint(XSAVE_ALIGNED), ZERO)

@@ -9,7 +9,7 @@ from hypervisor.spec.exit import ACCESS_EXECUTE
 from hypervisor.vmm import vcpu as v
 from hypervisor.vmm.context import FAULT, OK, mask
 from hypervisor.vmm.decode import MOST_BYTES
-from hypervisor.vmm.operand import OFFSET, PAGE, is_canonical
+from hypervisor.vmm.operand import OFFSET, PAGE
 
 NO_CODE = 2                     # the bytes are not in RAM
 
@@ -52,8 +52,9 @@ class Fetcher(object):
 
     def _find_64(self, start, wanted):
         """Set gpa and count. 64-bit code has neither base nor limit."""
-        if not is_canonical(start):
-            return self.context.protection_fault(False)
+        context = self.context
+        if not context.is_canonical(start):
+            return context.protection_fault(False)
         if self.walker.walk(start, ACCESS_EXECUTE) == FAULT:
             return FAULT
         here = intmask(PAGE - (start & OFFSET))

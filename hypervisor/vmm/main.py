@@ -153,7 +153,7 @@ def write_msr(machine):
 def ask_cpuid(machine):
     selector = machine.vcpu.selector()
     cpuid = machine.cpuid
-    cpuid.answer(selector & U32, selector >> 32, machine.vcpu.index)
+    cpuid.answer(selector & U32, selector >> 32, machine.vcpu.index, machine.vcpu.value())
     machine.vcpu.complete_cpuid(cpuid.eax | cpuid.ebx << 32, cpuid.ecx | cpuid.edx << 32)
 
 

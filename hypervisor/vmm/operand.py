@@ -20,11 +20,6 @@ UNUSABLE = r_uint(spec.UNUSABLE)
 U32 = r_uint(0xffffffff)
 
 
-def is_canonical(address):
-    """48-bit linear addresses."""
-    return r_uint(intmask(address << 16) >> 16) == address
-
-
 class Operand(object):
     def __init__(self, context, walker, ram, bus):
         self.context = context
@@ -66,7 +61,8 @@ class Operand(object):
         """Set gva, or fail when the segment does not allow this."""
         gva = self._base(segment) + offset
         if self.context.mode == 64:
-            allowed = is_canonical(gva) and is_canonical(gva + r_uint(size - 1))
+            context = self.context
+            allowed = context.is_canonical(gva) and context.is_canonical(gva + r_uint(size - 1))
         else:
             allowed = self._allows(segment, offset, size, access)
         if not allowed:

@@ -1,11 +1,11 @@
 """Guest page tables: from a guest's linear address to its physical one, with the fault that a processor would raise.
 
-32-bit, PAE and 4-level paging. Accessed and dirty bits are not written. PAE's four top entries are read from memory, where
+32-bit, PAE, 4-level and 5-level paging. Accessed and dirty bits are not written. PAE's four top entries are read from memory, where
 a processor keeps copies. An entry that lies beyond the RAM reads as all ones.
 Source: Intel SDM Vol. 3A, "Paging"; AMD64 APM Vol. 2, "Page Translation and Protection".
 """
-from rpython.rlib.objectmodel import always_inline
-from rpython.rlib.rarithmetic import r_uint
+from rpython.rlib.objectmodel import always_inline, dont_inline
+from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import cpu
 from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_WRITE
@@ -17,13 +17,15 @@ NO_EXECUTE = r_uint(1 << 63)
 ADDRESS = r_uint(0x000ffffffffff000)        # bits 12 to 51
 ALL_RIGHTS = WRITABLE | USER
 PAE_TOP_RESERVED = r_uint(0x1e6)            # PAE's top level has no rights
-HIGH_PAE = r_uint(0x7ff0000000000000)       # bits 52 to 62: reserved in PAE, free in 4-level paging
+KEY_SHIFT = 59                              # bits 59 to 62: the page's protection key
+HIGH_PAE = r_uint(0x7ff0000000000000)       # bits 52 to 62: reserved in PAE, free in long mode
 PAE_TABLE = r_uint(0xffffffe0)
 LARGE_RESERVED = ~r_uint(0x1fff)            # of an entry's bits inside of its large page; one of 4 KiB has none of them
 
 # Bits of the error code.
-ERROR_PRESENT, ERROR_WRITE, ERROR_USER, ERROR_RESERVED, ERROR_FETCH = 1, 2, 4, 8, 16
+ERROR_PRESENT, ERROR_WRITE, ERROR_USER, ERROR_RESERVED, ERROR_FETCH, ERROR_KEY = 1, 2, 4, 8, 16, 32
 NO_FAULT = -1
+KEY_NO_ACCESS, KEY_NO_WRITE = 1, 2          # of the two bits that PKRU has for each key
 
 
 class Walker(object):
@@ -35,6 +37,7 @@ class Walker(object):
         self.gpa = ZERO             # the result
         self.rights = ZERO          # what all entries on the way allow
         self.executable = True
+        self.leaf = ZERO            # the entry that maps the page, but for 32-bit paging
 
     def set_physical_bits(self, count):
         """MAXPHYADDR of the guest, 32 to 52."""
@@ -51,7 +54,7 @@ class Walker(object):
         self.rights = ALL_RIGHTS
         self.executable = True
         if context.is_long():
-            error = self._tables(gva, context.cr3 & ADDRESS, 39, access)
+            error = self._five_level(gva, access) if context.has_cr4(cpu.CR4_LA57) else self._tables(gva, context.cr3 & ADDRESS, 39, access)
         elif context.has_cr4(cpu.CR4_PAE):
             error = self._pae(gva, access)
         else:
@@ -105,7 +108,7 @@ class Walker(object):
         self.gpa = entry & r_uint(0xfffff000) | gva & r_uint(0xfff)
         return NO_FAULT
 
-    # PAE: four top entries without rights, then as in 4-level paging.
+    # PAE: four top entries without rights, then as in long mode.
     def _pae(self, gva, access):
         entry = self._entry64((self.context.cr3 & PAE_TABLE) + (gva >> 30 & r_uint(3)) * r_uint(8))
         if entry & PRESENT == ZERO:
@@ -114,9 +117,13 @@ class Walker(object):
             return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
         return self._tables(gva, entry & ADDRESS, 21, access)
 
+    @dont_inline                            # or the other one, which nearly all guests have, would keep registers for it
+    def _five_level(self, gva, access):
+        return self._tables(gva, self.context.cr3 & ADDRESS, 48, access)
+
     @always_inline
     def _tables(self, gva, table, shift, access):
-        """Tables of 512 entries. shift: of the first one's index; 39, or 21 below PAE's top."""
+        """Tables of 512 entries. shift: of the first one's index; 48, 39, or 21 below PAE's top."""
         reserved = self._reserved()
         allowed, forbidden = self.rights, ZERO
         while True:
@@ -132,10 +139,11 @@ class Walker(object):
             table = entry & ADDRESS
             shift -= 9
         inside = (r_uint(1) << shift) - r_uint(1)
-        if shift == 39 or entry & inside & LARGE_RESERVED != ZERO:
+        if shift >= 39 or entry & inside & LARGE_RESERVED != ZERO:
             return self._code(access, ERROR_PRESENT | ERROR_RESERVED)
         self.rights = allowed
         self.executable = forbidden & NO_EXECUTE == ZERO
+        self.leaf = entry
         self.gpa = entry & ADDRESS & ~inside | gva & inside
         return NO_FAULT
 
@@ -153,7 +161,23 @@ class Walker(object):
         allowed = self._user_allows(access) if self.context.user else self._supervisor_allows(access)
         if access & ACCESS_EXECUTE and not self.executable:
             allowed = False
-        return NO_FAULT if allowed else self._code(access, ERROR_PRESENT)
+        bits = ERROR_PRESENT
+        if self.context.has_cr4(cpu.CR4_PKE) and self._key_denies(access):
+            allowed = False
+            bits |= ERROR_KEY
+        return NO_FAULT if allowed else self._code(access, bits)
+
+    @dont_inline
+    def _key_denies(self, access):
+        """Protection keys of long mode's user pages, for data. Source: Intel SDM Vol. 3A, "Protection Keys"."""
+        context = self.context
+        if self.rights & USER == ZERO or access & ACCESS_EXECUTE or not context.is_long():
+            return False
+        key = intmask(self.leaf >> KEY_SHIFT) & 15
+        denied = intmask(context.pkru() >> (2 * key)) & 3
+        if denied & KEY_NO_ACCESS:
+            return True
+        return denied & KEY_NO_WRITE != 0 and access & ACCESS_WRITE != 0 and (context.user or context.has_cr0(cpu.CR0_WP))
 
     def _user_allows(self, access):
         if self.rights & USER == ZERO:

@@ -143,6 +143,14 @@ static void fill_bytes(u8 *to, u32 count)
         *to++ = random64();
 }
 
+static u64 wanted_pkru(void)
+{
+    for (struct plain *p = plain; p < plain + PLAIN; p++)
+        if (p->kind == PKRU && !p->absent)
+            return p->wanted;
+    return 0;
+}
+
 static void fill_fpu(void)
 {
     memset(wanted_fpu, 0, FPU_AREA);
@@ -157,6 +165,8 @@ static void fill_fpu(void)
     for (u32 number = 2; number < 64; number++)
         if (components >> number & 1)
             fill_bytes(wanted_fpu + fpu_component(number).offset, fpu_component(number).size);
+    if (components & XSTATE_PKRU)
+        *(u64 *)(wanted_fpu + fpu_component(9).offset) = wanted_pkru();
     fpu_load(wanted_fpu, components);
 }
 

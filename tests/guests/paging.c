@@ -17,6 +17,7 @@ enum { A = 1 << 5, D = 1 << 6, G = 1 << 8, RW = PAGE_P | PAGE_W, URW = RW | PAGE
 #define LARGE (WINDOW + (2ull << 20))          /* the second 2 MiB of it */
 #define GIGA (WINDOW + (1ull << 30))
 #define AT(page) (WINDOW + (page) * 4096ull)
+#define IOAPIC 0xfec00000ull
 
 extern u64 pml4[512], pdpt[512], directories[2048];
 static u64 window_pdpt[512] __attribute__((aligned(4096))), window_directory[512] __attribute__((aligned(4096)));
@@ -36,6 +37,12 @@ static u64 at_frame(int n, u64 rights) { return (word)frame[n] | rights; }
 static void load(void *at) { sink = *(volatile u8 *)at; }
 static void store(void *at) { *(volatile u8 *)at = 0xc3; }
 static void call(void *at) { ((void (*)(void))at)(); }
+/* One instruction with two operands, of which a device is one. */
+static void from_device(void *at)
+{
+    word source = AT(5);
+    asm volatile("movsl" : "+D"(at), "+S"(source) :: "memory");
+}
 static void load_with_ac(void *at)
 {
     asm volatile("stac");
@@ -48,6 +55,7 @@ u64 place;
 static void user_load(void) { asm volatile("mov place, %%rax; movb (%%rax), %%cl; int $4" ::: "rax", "rcx"); }
 static void user_store(void) { asm volatile("mov place, %%rax; movb $0xc3, (%%rax); int $4" ::: "rax"); }
 static void user_call(void) { asm volatile("mov place, %%rax; call *%%rax; int $4" ::: "rax"); }
+static void user_keys(void) { asm volatile("xor %%ecx, %%ecx; xor %%edx, %%edx; mov $0x10, %%eax; wrpkru; int $4" ::: "rax", "rcx", "rdx"); }
 static void in_ring3(void *code)
 {
     asm volatile("pushq %0; pushq %1; pushq %2; pushq %3; pushq %4; iretq"
@@ -236,20 +244,103 @@ static void smap(void)
     flush();
 }
 
+static u32 rdpkru_is;
+static void rdpkru(void *unused __attribute__((unused))) { asm volatile("rdpkru" : "=a"(rdpkru_is) : "c"(0) : "rdx"); }
+static void wrpkru(void *value) { asm volatile("wrpkru" :: "a"((u32)(word)value), "c"(0), "d"(0) : "memory"); }
+static void wrpkru_1(void *unused __attribute__((unused))) { asm volatile("wrpkru" :: "a"(0), "c"(1), "d"(0) : "memory"); }
+static void wrpkru_high(void *unused __attribute__((unused))) { asm volatile("wrpkru" :: "a"(0), "c"(0), "d"(1) : "memory"); }
+static void keys_deny(u32 what, u32 key) { wrpkru((void *)(word)(what << 2 * key)); }
+enum { NO_ACCESS = 1, NO_WRITE = 2 };
+#define KEY(n) ((u64)(n) << 59)
+
+/* CR4.PKE and PKRU of long mode's user pages. Source: Intel SDM Vol. 3A, "Protection Keys". */
 static void pku(void)
 {
+    static const char *const lines[] = {
+        "CPUID says OSPKE", "RDPKRU and WRPKRU without CR4.PKE", "none of their other registers", "PKRU", "no access", "no writes",
+        "from ring 3", "another page's key", "key 0", "ring 0 writes without CR0.WP", "code may be fetched", "a supervisor page has none",
+        "and an absent one", "a read-only page", "a 2-MiB page", "WRPKRU in ring 3", "a string from a device",
+        "nothing without CR4.PKE" };
     report_part("pku");
     if (!(cpuid(7, 0).ecx >> 3 & 1)) {
-        report_missing("keys");
+        for (u32 n = 0; n < sizeof lines / sizeof lines[0]; n++)
+            report_missing(lines[n]);
         return;
     }
-    set(1, at_frame(1, URW) | 5ull << 59);
+    word cr0 = read_cr0();
+    const char *const *line = lines;
+    int off = !(cpuid(7, 0).ecx >> 4 & 1);
+    int undefined = trap_call(rdpkru, 0) == VECTOR_UD && trap_call(wrpkru, 0) == VECTOR_UD;
     write_cr4(read_cr4() | CR4_PKE);
-    asm volatile("wrpkru" :: "a"(1u << 10), "c"(0), "d"(0));       /* key 5: no access */
-    int none = faults(load, AT(1), P | PK) && faults(store, AT(1), P | W | PK);
-    asm volatile("wrpkru" :: "a"(1u << 11), "c"(0), "d"(0));       /* key 5: no writes */
-    check("keys", none && faults(load, AT(1), -1) && user(user_store, AT(1), P | U | W | PK));
-    asm volatile("wrpkru" :: "a"(0), "c"(0), "d"(0));
+    check(*line++, off && cpuid(7, 0).ecx >> 4 & 1);
+    check(*line++, undefined);
+    check(*line++, trap_call(wrpkru_1, 0) == VECTOR_GP && trap_call(wrpkru_high, 0) == VECTOR_GP);
+    wrpkru((void *)0xfffffffcul);              /* key 0 is our own pages' */
+    check(*line++, trap_call(rdpkru, 0) == NO_TRAP && rdpkru_is == 0xfffffffc);
+    frame[1][0] = 0xc3;
+    set(1, at_frame(1, URW) | KEY(5));
+    set(4, at_frame(0, URW) | KEY(15));
+    keys_deny(NO_ACCESS, 5);
+    check(*line++, faults(load, AT(1), P | PK) && faults(store, AT(1), P | W | PK));
+    keys_deny(NO_WRITE, 5);
+    write_cr0(cr0 | CR0_WP);
+    check(*line++, faults(load, AT(1), -1) && faults(store, AT(1), P | W | PK));
+    int writes = user(user_store, AT(1), P | U | W | PK) && user(user_load, AT(1), -1);
+    keys_deny(NO_ACCESS, 5);
+    check(*line++, writes && user(user_load, AT(1), P | U | PK));
+    check(*line++, faults(load, AT(4), -1) && faults(store, AT(4), -1) && (keys_deny(NO_ACCESS, 15), faults(load, AT(4), P | PK)) && faults(load, AT(1), -1));
+    directories[0] &= ~(u64)PAGE_U;            /* our own image is a user page with key 0 */
+    set(1, at_frame(1, URW));
+    keys_deny(NO_ACCESS, 0);
+    int zero = faults(load, AT(1), P | PK);
+    wrpkru(0);
+    directories[0] |= PAGE_U;
+    flush();
+    check(*line++, zero && faults(load, AT(1), -1));
+    set(1, at_frame(1, URW) | KEY(5));
+    keys_deny(NO_WRITE, 5);
+    write_cr0(cr0 & ~(word)CR0_WP);
+    check(*line++, faults(store, AT(1), -1) && user(user_store, AT(1), P | U | W | PK));
+    write_cr0(cr0);
+    keys_deny(NO_ACCESS | NO_WRITE, 5);
+    frame[1][0] = 0xc3;
+    check(*line++, faults(call, AT(1), -1) && user(user_call, AT(1), -1));
+    set(1, at_frame(1, RW) | KEY(5));
+    check(*line++, faults(load, AT(1), -1) && faults(store, AT(1), -1) && user(user_load, AT(1), P | U));
+    set(1, KEY(5));
+    check(*line++, faults(load, AT(1), 0));
+    set(1, at_frame(1, PAGE_P | PAGE_U) | KEY(5));
+    write_cr0(cr0 | CR0_WP);
+    keys_deny(NO_WRITE, 6);
+    check(*line++, faults(store, AT(1), P | W) && faults(load, AT(1), -1));
+    write_cr0(cr0);
+    window_directory[1] = PAGE_PS | URW | KEY(9);
+    flush();
+    keys_deny(NO_ACCESS, 9);
+    int large = faults(load, LARGE + 0x100000, P | PK);
+    keys_deny(NO_WRITE, 9);
+    check(*line++, large && faults(load, LARGE + 0x100000, -1));
+    wrpkru(0);
+    int ring3 = trap_call(in_ring3, (void *)user_keys) == VECTOR_OF;
+    rdpkru(0);
+    check(*line++, ring3 && rdpkru_is == 0x10);
+    set(5, IOAPIC | RW | 1 << 4);
+    set(1, at_frame(1, URW) | KEY(5));
+    write_cr0(cr0 | CR0_WP);
+    keys_deny(NO_WRITE, 5);
+    int string = faults(from_device, AT(1), P | W | PK);
+    keys_deny(NO_ACCESS, 6);
+    *(volatile u32 *)AT(5) = 1;                /* its version */
+    *(u32 *)frame[1] = 0;
+    check(*line++, string && faults(from_device, AT(1), -1) && *(u32 *)frame[1] == 1);
+    write_cr0(cr0);
+    set(1, at_frame(1, URW) | KEY(5));
+    keys_deny(NO_ACCESS | NO_WRITE, 5);
+    write_cr4(read_cr4() & ~(word)CR4_PKE);
+    flush();
+    check(*line++, faults(load, AT(1), -1) && faults(store, AT(1), -1) && !(cpuid(7, 0).ecx >> 4 & 1));
+    write_cr4(read_cr4() | CR4_PKE);
+    wrpkru(0);
     write_cr4(read_cr4() & ~(word)CR4_PKE);
 }
 

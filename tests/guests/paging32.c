@@ -24,7 +24,7 @@ static u32 directory[1024] TABLE, identity[1024] TABLE, alias[1024] TABLE;
 static volatile u32 table[1024] TABLE;
 static u64 pdpt[512] TABLE, pae_low[512] TABLE, pae_window[512] TABLE, pae_identity[2][512] TABLE;
 static volatile u64 pae_table[512] TABLE;
-static u64 pml5[512] TABLE, pml4[512] TABLE, long_pdpt[512] TABLE, long_window[512] TABLE;
+static u64 pml5[512] TABLE, pml4[512] TABLE, long_pdpt[512] TABLE, long_window[512] TABLE, long_device[512] TABLE;
 static u8 frame[2][4096] TABLE;
 static int pae;                                /* the mode that is on */
 static volatile u8 sink;
@@ -297,16 +297,101 @@ static void to_mode(int to_pae)
     write_cr0(read_cr0() | CR0_PG);
 }
 
-/* Long mode and back, with paging off before and after. value: a word at `low | high << 32` there; then it is counted up. */
-u32 long_low __attribute__((used)), long_high __attribute__((used)), long_value, long_cr3 __attribute__((used)), long_cr4 __attribute__((used));
-__attribute__((naked)) static void visit_long_mode(void)
+/* Long mode and back, with paging off before and after. long_does runs there with RDI = long_low | long_high << 32 and RSI = long_source |
+ * long_source_high << 32; the first exception ends it, and is told. */
+u32 long_low __attribute__((used)), long_high __attribute__((used)), long_source __attribute__((used)), long_source_high __attribute__((used));
+u32 long_cr3 __attribute__((used)), long_cr4 __attribute__((used)), long_does __attribute__((used)), long_stack __attribute__((used));
+u32 long_vector __attribute__((used)), long_error __attribute__((used)), long_value;
+u64 long_cr2 __attribute__((used));
+static u64 long_idt[2 * 32] __attribute__((aligned(16)));
+struct { u16 limit; u64 base; } __attribute__((packed)) long_idtr __attribute__((used));
+__attribute__((naked)) static void visit(void)
 {
-    asm volatile("push %ebx; push %esi; push %edi; mov %cr4, %eax; push %eax; or long_cr4, %eax; mov %eax, %cr4; mov long_cr3, %eax; mov %eax, %cr3;"
-                 "mov $0xc0000080, %ecx; rdmsr; or $0x100, %eax; wrmsr; mov %cr0, %eax; or $0x80000000, %eax; mov %eax, %cr0;"
-                 "mov long_low, %esi; mov long_high, %edi; mov $2f, %ebx; ljmp $0x50, $1f;"
-                 ".code64; 1: shl $32, %rdi; or %rsi, %rdi; mov (%rdi), %esi; incl (%rdi); ljmp *(%rbx); .code32; 2: .long 3f; .word 8;"
-                 "3: mov %esi, long_value; mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0; mov $0xc0000080, %ecx; rdmsr; and $~0x100, %eax; wrmsr;"
-                 "pop %eax; mov %eax, %cr4; pop %edi; pop %esi; pop %ebx; ret");
+    asm volatile("push %ebx; push %esi; push %edi; push %ebp; mov %cr4, %eax; push %eax; or long_cr4, %eax; mov %eax, %cr4; mov long_cr3, %eax; mov %eax, %cr3;"
+                 "mov $0xc0000080, %ecx; rdmsr; or $0x100, %eax; wrmsr; mov %cr0, %eax; or $0x80000000, %eax; mov %eax, %cr0; mov %esp, long_stack;"
+                 "ljmp $0x50, $1f;"
+                 ".code64; 1: lidt long_idtr(%rip); mov long_low(%rip), %edi; mov long_high(%rip), %eax; shl $32, %rax; or %rax, %rdi;"
+                 "mov long_source(%rip), %esi; mov long_source_high(%rip), %eax; shl $32, %rax; or %rax, %rsi; mov long_does(%rip), %eax; xor %edx, %edx; call *%rax;"
+                 "4: mov long_stack(%rip), %esp; mov %edx, long_value(%rip); mov $2f, %ebx; ljmp *(%rbx);"
+                 "fault_gp: movl $13, long_vector(%rip); jmp 5f; fault_ss: movl $12, long_vector(%rip); jmp 5f; fault_pf: movl $14, long_vector(%rip);"
+                 "5: pop %rax; mov %eax, long_error(%rip); mov %cr2, %rax; mov %rax, long_cr2(%rip); jmp 4b; .code32; 2: .long 3f; .word 8;"
+                 "3: mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0; mov $0xc0000080, %ecx; rdmsr; and $~0x100, %eax; wrmsr;"
+                 "pop %eax; mov %eax, %cr4; pop %ebp; pop %edi; pop %esi; pop %ebx; ret");
+}
+asm(".code64; count: mov (%rdi), %edx; incl (%rdi); ret; read: mov (%rdi), %edx; ret; write: movl $7, (%rdi); ret; read_source: mov %edx, %eax; cpuid; mov (%rsi), %edx; ret; move: movsl; mov $1, %edx; ret;"
+    "go: jmp *%rdi; clear_la57: mov %cr4, %rax; btr $12, %rax; mov %rax, %cr4; ret; .code32");
+void count(void), read(void), read_source(void), write(void), move(void), go(void), clear_la57(void), fault_gp(void), fault_ss(void), fault_pf(void);
+
+enum { FINE, SS = 12, GP = 13, PF = 14 };
+/* What it comes to: FINE or a vector. */
+static u32 visit_long_mode(void (*what)(void), u64 at)
+{
+    struct { u16 limit; u32 base; } __attribute__((packed)) idtr;
+    asm volatile("sidt %0" : "=m"(idtr));
+    long_does = (word)what;
+    long_low = at;
+    long_high = at >> 32;
+    long_vector = FINE;
+    visit();
+    asm volatile("lidt %0" :: "m"(idtr));
+    return long_vector;
+}
+
+static void long_gate(int vector, void (*handler)(void))
+{
+    word at = (word)handler;
+    long_idt[2 * vector] = (at & 0xffff) | LONG_CODE << 16 | 0x8e00ull << 32 | (u64)(at >> 16) << 48;
+}
+
+#define UP(index) ((u64)(index) << 48)         /* entry `index` of the highest of five levels */
+#define IOAPIC 0xfec00000u
+
+static void five_levels(void)
+{
+    static const char *const lines[] = {
+        "five", "five: the highest bit is the sign", "five: 57 bits and no more", "five: all of them in CR2", "five: the top level has rights", "five: PS of a PML5 entry",
+        "five: a register of a device", "five: a string from a device", "five: to where it may not write", "five: a jump", "five: a register, from code up there", "five: a jump beyond them",
+        "five: LA57 cannot go in long mode" };
+    const char *const *line = lines;
+    if (!(cpuid(7, 0).ecx >> 16 & 1)) {
+        for (u32 n = 0; n < sizeof lines / sizeof lines[0]; n++)
+            report_missing(lines[n]);
+        return;
+    }
+    u64 buffer = UP(3) | 1ull << 39 | (word)frame[0], device = UP(3) | 1ull << 39 | 1 << 30 | (IOAPIC & 0x1fffff);
+    word cr0 = read_cr0();
+    long_cr3 = (word)pml5;
+    long_cr4 = CR4_PAE | CR4_LA57;
+    pml5[0] = pml5[3] = pml5[0x1ff] = pml5[0x100] = (word)pml4 | URW;
+    *(u32 *)frame[0] = 42;
+    check(*line++, visit_long_mode(count, buffer) == FINE && long_value == 42 && *(u32 *)frame[0] == 43 && (pml5[3] & A) && !(pml5[0x100] & A));
+    check(*line++, visit_long_mode(count, 0xff00ull << 48 | (buffer & (UP(1) - 1))) == FINE && *(u32 *)frame[0] == 44 && (pml5[0x100] & A));
+    check(*line++, visit_long_mode(read, UP(0x100) | (word)frame[0]) == GP && long_error == 0 && visit_long_mode(read, 0xfeffull << 48 | (word)frame[0]) == GP
+          && visit_long_mode(read, 1ull << 63 | (word)frame[0]) == GP);
+    check(*line++, visit_long_mode(read, UP(0x85) | 0x123) == PF && long_error == 0 && long_cr2 == (UP(0x85) | 0x123)
+          && visit_long_mode(write, 0xff12ull << 48) == PF && long_error == W && long_cr2 == 0xff12ull << 48);
+    write_cr0(cr0 | CR0_WP);
+    pml5[3] = (word)pml4 | PAGE_P;
+    check(*line++, visit_long_mode(write, buffer) == PF && long_error == (P | W) && visit_long_mode(read, buffer) == FINE);
+    pml5[3] = (word)pml4 | URW;
+    pml5[4] = (word)pml4 | URW | PAGE_PS;
+    check(*line++, visit_long_mode(read, UP(4)) == PF && long_error == (P | RSVD));
+    pml5[4] = 0;
+    visit_long_mode(write, device);            /* of a register number */
+    *(u32 *)frame[1] = 0;
+    long_source = device;
+    long_source_high = device >> 32;
+    check(*line++, visit_long_mode(read, device) == FINE && long_value == 7);
+    check(*line++, visit_long_mode(move, UP(3) | 1ull << 39 | (word)frame[1]) == FINE && *(u32 *)frame[1] == 7);
+    pml5[4] = (word)pml4 | PAGE_P;
+    int denied = visit_long_mode(move, UP(4) | 1ull << 39 | (word)frame[1]) == PF && long_error == (P | W) && long_cr2 == (UP(4) | 1ull << 39 | (word)frame[1]);
+    check(*line++, denied && visit_long_mode(move, UP(0x100) | (word)frame[1]) == GP && visit_long_mode(move, UP(0x90)) == PF && long_error == W);
+    pml5[4] = 0;
+    write_cr0(cr0);
+    check(*line++, visit_long_mode(go, UP(3) | (word)read) == FINE && long_value == *(u32 *)(word)read);
+    check(*line++, visit_long_mode(go, UP(3) | (word)read_source) == FINE && long_value == 7);
+    check(*line++, visit_long_mode(go, UP(0x100) | (word)frame[0]) == GP && long_error == 0);
+    check(*line++, visit_long_mode(clear_la57, 0) == GP && long_error == 0);
 }
 
 static void long_modes(void)
@@ -317,26 +402,26 @@ static void long_modes(void)
     word cr4 = read_cr4();
     check("CR4.LA57 is there if it is offered", (trap_call(to_cr4, (void *)(cr4 | CR4_LA57)) == NO_TRAP) == offered);
     write_cr4(cr4);
+    check("and so are 57 linear bits", (cpuid(0x80000008, 0).eax >> 8 & 0xff) == (offered ? 57 : 48));
     gdt32[LONG_CODE / 8] = descriptor(0, 0xfffff, 0x9b, 0xa);
+    long_gate(SS, fault_ss);
+    long_gate(GP, fault_gp);
+    long_gate(PF, fault_pf);
+    long_idtr.limit = sizeof long_idt - 1;
+    long_idtr.base = (word)long_idt;
     pml4[0] = pml4[1] = (word)long_pdpt | URW;
     long_pdpt[0] = (word)long_window | URW;
+    long_pdpt[1] = (word)long_device | URW;
     long_window[0] = PAGE_PS | URW;
-    pml5[0] = pml5[3] = (word)pml4 | URW;
-    long_low = (word)frame[0];
+    long_device[0] = (IOAPIC & ~0x1fffffu) | PAGE_PS | RW | 1 << 4;
     *(u32 *)frame[0] = 41;
-    long_high = 0x80;                          /* entry 1 of PML4 */
     long_cr3 = (word)pml4;
     long_cr4 = CR4_PAE;
-    visit_long_mode();
-    check("four, from 32-bit code and back", long_value == 41 && *(u32 *)frame[0] == 42 && (pml4[1] & A));
-    if (offered) {
-        long_high = 0x80 | 3 << 16;
-        long_cr3 = (word)pml5;
-        long_cr4 = CR4_PAE | CR4_LA57;
-        visit_long_mode();
-        check("five", long_value == 42 && *(u32 *)frame[0] == 43 && (pml5[3] & A) && !(pml5[1] & A));
-    } else
-        report_missing("five");
+    u64 at = 1ull << 39 | (word)frame[0];      /* entry 1 of PML4 */
+    check("four, from 32-bit code and back", visit_long_mode(count, at) == FINE && long_value == 41 && *(u32 *)frame[0] == 42 && (pml4[1] & A));
+    check("four: 48 bits and no more", visit_long_mode(read, UP(3) | at) == GP && long_error == 0 && visit_long_mode(read, 1ull << 47) == GP
+          && visit_long_mode(read, 0xffffull << 48 | 0x80ull << 40) == PF);
+    five_levels();
     write_cr3((word)(pae ? (void *)pdpt : (void *)directory));
     write_cr0(read_cr0() | CR0_PG);
 }

@@ -140,6 +140,46 @@ static void fpu(void)
     check("a misaligned area", gp(fxsave, (word)area + 8));
 }
 
+/* PKRU as a component. Source: Intel SDM Vol. 1, "Protection-Key State". */
+static void key_component(u64 most)
+{
+    static const char *const lines[] = { "PKRU is a component", "and lies behind the others", "the size follows XCR0", "XSAVE has it", "XRSTOR brings it",
+                                         "it is initial where XSTATE_BV does not name it", "XCR0 may have it or not" };
+    enum { PKRU = 1 << 9 };
+    struct cpuid r = cpuid(0xd, 9);
+    int offered = cpuid(7, 0).ecx >> 3 & 1;
+    report_part("xsave-keys");
+    if (!offered || r.eax != 8) {
+        for (u32 n = 0; n < sizeof lines / sizeof lines[0]; n++)
+            report_missing(lines[n]);
+        return;
+    }
+    const char *const *line = lines;
+    u32 small = cpuid(0xd, 0).ebx, seen;
+    check(*line++, cpuid(0xd, 0).eax >> 9 & 1 && !(r.ecx & 1));
+    check(*line++, r.ebx >= small && r.ebx + 8 <= cpuid(0xd, 0).ecx && r.ebx + 8 <= sizeof area);
+    xsetbv((void *)(most | PKRU));
+    check(*line++, cpuid(0xd, 0).ebx == r.ebx + 8 && xcr0() == (most | PKRU));
+    write_cr4(read_cr4() | 1 << 22);
+    asm volatile("wrpkru" :: "a"(0x5ec7e0), "c"(0), "d"(0));
+    memset(area, 0, sizeof area);
+    xsave(area);
+    check(*line++, *(u64 *)(area + 512) & PKRU && *(u64 *)(area + r.ebx) == 0x5ec7e0);
+    *(u32 *)(area + r.ebx) = 0x1230;
+    xrstor(area);
+    asm volatile("rdpkru" : "=a"(seen) : "c"(0) : "rdx");
+    check(*line++, seen == 0x1230);
+    *(u64 *)(area + 512) &= ~(u64)PKRU;
+    xrstor(area);
+    asm volatile("rdpkru" : "=a"(seen) : "c"(0) : "rdx");
+    check(*line++, seen == 0);
+    write_cr4(read_cr4() & ~(word)(1 << 22));
+    xsetbv((void *)(word)(X87 | PKRU));
+    int alone = xcr0() == (X87 | PKRU);
+    xsetbv((void *)most);
+    check(*line++, alone && xcr0() == most && cpuid(0xd, 0).ebx == small && gp(xsetbv, PKRU));
+}
+
 static void xsaves(void)
 {
     report_part("xsave");
@@ -198,6 +238,7 @@ static void xsaves(void)
     } else {
         report_missing("XSAVEOPT");
     }
+    key_component(most);
     xsetbv((void *)X87);
     write_cr4(read_cr4() & ~(word)CR4_OSXSAVE);
 }

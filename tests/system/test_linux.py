@@ -38,6 +38,13 @@ def test_the_kernels_complain_about_nothing(guests):
         assert guests.number(name, 'dmesg | wc -l') > 100               # there was something to look at
 
 
+def test_keys_and_five_levels_are_in_use_where_the_processor_has_them(guests):
+    """The kernel takes a flag away that it does not use."""
+    for name in (PORT, STARBOARD):
+        flags = guests.say(name, "grep -owE 'la57|pku|ospke' /proc/cpuinfo | sort -u").split()
+        assert flags == (['la57', 'ospke', 'pku'] if guests.box.machine == 'qemu' else [])
+
+
 def test_interrupts_are_counted(guests):
     count = "awk '/^ *%s:/ { print $2 }' /proc/interrupts"
     for name in (PORT, STARBOARD):

@@ -368,6 +368,19 @@ def test_the_broken_rule_is_named(name, number):
     assert rules.NAMES.get(found) == name
 
 
+@pytest.mark.parametrize('told, width', [(0, 48), (36, 48), (48, 48), (57, 57), (64, 48)])
+def test_linear_address_width(told, width):
+    """It is the processor's, whatever CR4.LA57 says. Source: Intel SDM Vol. 3C, "Checks on the Guest State Area"."""
+    cpu.fake.leaves[0x80000008] = (told << 8 | WIDTH, 0, 0, 0)
+    cpu.fake.msr[vmx.MSR_VMX_CR4_FIXED1] |= bits.CR4_LA57
+    for address in [0, 1, (1 << 64) - 1, NOT_CANONICAL] + [sign * (1 << bit) + more for bit in (46, 47, 48, 55, 56, 57, 62) for sign in (1, -1) for more in (-1, 0)]:
+        wanted = -(1 << (width - 1)) <= (address + (1 << 63)) % (1 << 64) - (1 << 63) < 1 << (width - 1)
+        assert entry_check.canonical(r_uint(address)) == wanted, hex(address)
+    for cr4 in (bits.CR4_PAE, bits.CR4_PAE | bits.CR4_LA57):
+        found = long_mode().put(RIP=1 << 50, CR4=cr4).broken()
+        assert rules.NAMES.get(found) == (None if width == 57 else 'RIP_CANONICAL')
+
+
 @pytest.mark.parametrize('told, width', [(0, 52), (31, 52), (32, 32), (36, 36), (52, 52), (53, 52)])
 def test_physical_address_width(told, width):
     cpu.fake.leaves[0x80000008] = (told | 48 << 8, 0, 0, 0)

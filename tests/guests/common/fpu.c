@@ -6,7 +6,7 @@ enum { CPUID_XSAVE = 1 << 26 };            /* leaf 1, ECX */
 static u64 supported(void)
 {
     struct cpuid r = cpuid(0xd, 0);
-    return ((u64)r.edx << 32 | r.eax) & (XSTATE_X87 | XSTATE_SSE | XSTATE_AVX | XSTATE_AVX512);
+    return ((u64)r.edx << 32 | r.eax) & (XSTATE_X87 | XSTATE_SSE | XSTATE_AVX | XSTATE_AVX512 | XSTATE_PKRU);
 }
 
 u64 fpu_enable(void)

@@ -5,11 +5,11 @@
 
 enum { FPU_AREA = 4096 };
 enum {                                     /* XCR0 and XSTATE_BV */
-    XSTATE_X87 = 1, XSTATE_SSE = 2, XSTATE_AVX = 4, XSTATE_AVX512 = 0xe0,
+    XSTATE_X87 = 1, XSTATE_SSE = 2, XSTATE_AVX = 4, XSTATE_AVX512 = 0xe0, XSTATE_PKRU = 1 << 9,
 };
 enum { FX_FCW = 0, FX_FSW = 2, FX_FTW = 4, FX_MXCSR = 24, FX_ST = 32, FX_XMM = 160, XSAVE_HEADER = 512 };
 
-/* Let the FPU work (CR0, CR4, XCR0 with all of x87, SSE, AVX, AVX-512 that there is).
+/* Let the FPU work (CR0, CR4, XCR0 with all of x87, SSE, AVX, AVX-512, PKRU that there is).
  * Returns the components, or 0 where there is no XSAVE: then FXSAVE serves. */
 u64 fpu_enable(void);
 void fpu_save(u8 *area, u64 components);   /* area: FPU_AREA bytes, 64-byte aligned */

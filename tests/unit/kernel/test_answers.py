@@ -2,10 +2,13 @@
 import pytest
 from hypothesis import example, given, strategies as st
 
+from rpython.rlib.rarithmetic import r_uint
+
 from hypervisor.hw import cpu as hw_cpu
+from hypervisor.kernel import state as state_module
 from hypervisor.kernel.compartment import compartments
 from hypervisor.spec import answer as rules
-from hypervisor.spec import call, ending, status
+from hypervisor.spec import call, ending, refusal, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import svm, vcpu
 from hypervisor.spec.vcpu import ANSWER, SEGMENTS, STATE, STATE_FIELDS
@@ -358,6 +361,25 @@ def test_exit_that_came_while_the_vmm_waited_is_told_before_it_is_answered(fresh
     compartments[VM].signals = compartments[VM].signals * 0
     assert box.kernel_call(VM, RUN, SLOT, 0) is None
     assert compartments[VM].state == call.STATE_RUNNING
+
+
+WIDE = [1 << 47, 1 << 50, (1 << 56) - 1, 0xff00000000000000, 0xffff7fffffffffff]
+TOO_WIDE = [1 << 56, 1 << 57, 1 << 63, 0xfeffffffffffffff]
+
+
+@pytest.mark.parametrize('la57', [False, True])
+@pytest.mark.parametrize('name, group, rule', [('RIP', vcpu.GROUP_FLOW, rules.RULE_RIP), ('GS_BASE', vcpu.GROUP_SEGMENT, rules.RULE_BASE), ('IDTR_BASE', vcpu.GROUP_TABLE, rules.RULE_BASE)])
+def test_addresses_have_57_bits_where_the_processor_has(make_machine, la57, name, group, rule):
+    box = make_machine(leaves={7: (0, 0, 1 << 16 if la57 else 0, 0), 0xd: (7, 0, 0, 0)})
+    assert box.boot() == refusal.NONE
+    prepared(kinds.IO, True)(box)
+    assert int(state_module.features.cr4) >> 12 & 1 == la57
+    page = vcpu_page(VM)
+    assert box.kernel_call(VM, call.VCPU_READ, SLOT, vcpu.GROUPS & ~vcpu.GROUP_CPUID) == (status.OK, 0)
+    for value in [0, (1 << 47) - 1, 0xffff800000000000] + WIDE + TOO_WIDE:
+        box.memory.put_word(page + STATE[name], value)
+        found = state_module.apply(compartments[VM].vcpus[0], r_uint(group))
+        assert int(found) == (0 if value in (0, (1 << 47) - 1, 0xffff800000000000) or la57 and value in WIDE else rule), hex(value)
 
 
 @given(groups=st.integers(0, 31), registers=st.lists(values, min_size=16, max_size=16))

@@ -24,7 +24,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import wire as spec
 from hypervisor.spec.cpu import VECTOR_DOORBELL
 from hypervisor.spec.layout import TASK_BASE
-from hypervisor.spec.vcpu import (ANSWER, COMPLETE, CPUID_TABLE, EXIT, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW, GROUP_GPR, GROUP_SEGMENT, GROUP_TABLE,
+from hypervisor.spec.vcpu import (ANSWER, COMPLETE, CPUID_TABLE, EXIT, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW, GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE,
                                   GROUP_TIME, GROUP_VECTOR, RESUME, STATE)
 from rpython.rlib.rarithmetic import r_uint
 from tests.unit.kernel import audit, singletons
@@ -387,6 +387,17 @@ def test_what_the_vmm_changes_of_its_state_is_changed_there(pair, groups):
     pair.box.memory.put_word(page + STATE[name], 0)
     assert pair.call(0, VM, READ_STATE, SECOND, groups) == (status.OK, 0)
     assert pair.box.memory.word(page + STATE[name]) == value
+
+
+def test_its_keys_come_with_its_exit(pair):
+    start_second(pair)
+    pair.on(1)
+    vcpus()[1].pkru = r_uint(0x55555554)
+    exit_second(pair, svm.EXIT_NPF, 4, 0xd0000000)
+    pair.settle()
+    pair.on(0)
+    assert pair.call(0, VM, READ_STATE, SECOND, GROUP_KEYS) == (status.OK, 0)
+    assert pair.box.memory.word(vcpu_page(VM, 1) + STATE['PKRU']) == 0x55555554
 
 
 def test_an_answer_that_breaks_a_rule_ends_the_vm_on_both_cores(pair):

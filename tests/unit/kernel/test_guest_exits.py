@@ -295,6 +295,49 @@ def test_xsetbv_takes_what_the_manual_allows(fresh, index, value, cpl):
     assert box.cpu.register['xcr0'] == int(compartments[VM].vcpus[0].xcr0) == (value if allowed else 1)
 
 
+KEYS = {7: (0, 1 << 0 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 3, 0), 0xd: (0x2e7, 0, 0, 0)}
+
+
+@pytest.mark.parametrize('leaves', [KEYS, dict(KEYS, **{7: (0, 0, 1 << 2, 0)}), dict(KEYS, **{0xd: (0xe7, 0, 0, 0)})], ids=['keys', 'no keys', 'no component'])
+def test_xcr0_has_the_key_component_where_the_processor_has_both(make_machine, leaves):
+    """Whatever else is in it, and not of the other components that the processor has."""
+    box = make_machine(leaves=leaves)
+    assert box.boot() == refusal.NONE
+    make_vm(box, VM, vcpus=1)
+    assert box.kernel_call(VM, RUN, SLOT, 0) is None
+    for value in (0x201, 0x207, 0x205, 0x200, 0x20f, 0x2e7, 0x601, 7, 0x203):
+        before = int(compartments[VM].vcpus[0].xcr0)
+
+        def guest(machine, registers, block):
+            for name, word in (('RAX', value), ('RDX', 0), ('RCX', 0)):
+                registers.set(name, word)
+            block.exit(XSETBV)
+        compartments[VM].vcpus[0].event = r_uint(0)
+        run_guest_once(box, VM, guest)
+        allowed = value in ((0x201, 0x207, 7, 0x203) if leaves is KEYS else (7,))
+        assert int(compartments[VM].vcpus[0].event) == (0 if allowed else 0x80000b00 | GP), hex(value)
+        assert box.cpu.register['xcr0'] == int(compartments[VM].vcpus[0].xcr0) == (value if allowed else before)
+
+
+@pytest.mark.parametrize('leaf, value', [(7, 0x400000), (0xd, 0x207)])
+def test_leaves_7_and_0xd_bring_what_their_answer_depends_on(make_machine, leaf, value):
+    """CR4.PKE, and XCR0 as the processor has it: an XSETBV that did not exit counts as well."""
+    box = make_machine(leaves=KEYS)
+    assert box.boot() == refusal.NONE
+    running(box)
+    box.memory.put_word(audit.page_of(compartments[VM].vcpus[0].cpuid) + int(compartments[VM].vcpus[0].cpuid) % 4096 + vcpu.CPUID_ASK - vcpu.CPUID_TABLE, 1 << leaf)
+
+    def guest(machine, registers, block):
+        registers.set('RAX', 0xdead << 32 | leaf)
+        registers.set('RCX', 3)
+        box.cpu.register['xcr0'] = 0x207
+        block.set('CR4', 0x400628)
+        block.exit(CPUID_CODES)
+    run_guest_once(box, VM, guest)
+    assert [exit_field(box, VM, name) for name in ('KIND', 'SELECTOR', 'VALUE')] == [kinds.CPUID, leaf | 3 << 32, value]
+    assert not box.cpu.register['cr4'] & (1 << 18 | 1 << 22)
+
+
 def test_permission_maps_let_through_only_the_context_msrs(fresh):
     """Read out of physical memory. Source: APM Vol. 2, "MSR Intercepts", "I/O Intercepts"."""
     box = fresh(running)

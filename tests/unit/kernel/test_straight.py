@@ -5,6 +5,7 @@ from hypothesis import example, given, strategies as st
 import pytest
 from rpython.rlib.rarithmetic import r_uint
 
+from hypervisor.hw import memory
 from hypervisor.hw import svm as hw
 from hypervisor.kernel import svm_quick
 from hypervisor.kernel.compartment import compartments
@@ -15,7 +16,7 @@ from hypervisor.spec import exit as kinds
 from tests.unit.kernel.machine import GATE_VECTOR, TIMER_VECTOR
 from tests.unit.kernel.test_guest_exits import VM, running
 from tests.unit.kernel.test_quick_path import PLAIN, prepare, visible
-from tests.unit.kernel.vm import put_answer, vcpu_page
+from tests.unit.kernel.vm import exit_field, put_answer, vcpu_page
 
 IOIO, NPF, MSR, CPUID, HLT, INTR, SHUTDOWN = svm.EXIT_IOIO, svm.EXIT_NPF, svm.EXIT_MSR, svm.EXIT_CPUID, svm.EXIT_HLT, svm.EXIT_INTR, svm.EXIT_SHUTDOWN
 SLOT = call.SLOT_VCPU
@@ -69,10 +70,11 @@ def everything(box, vcpu):
             c.how, int(c.detail), scheduler.vcpu is vcpu, scheduler.compartment is c, int(scheduler.since))
 
 
-def outcome(box, code, info1, info2, registers_before, things, straight, rflags=2, dr7=0x400, interrupted=0):
+def outcome(box, code, info1, info2, registers_before, things, straight, rflags=2, dr7=0x400, interrupted=0, cr4=PLAIN['cr4'], leaf=4):
     """Let the guest exit so, and its VMM do these things. Returns everything when the guest goes on or the VM ends, and whether that took one
     step of the loop."""
-    vcpu = prepare(box, dict(PLAIN, rflags=rflags))
+    vcpu = prepare(box, dict(PLAIN, rflags=rflags, cr4=cr4))
+    memory.store32(vcpu.cpuid + layout.CPUID_ASK - layout.CPUID_TABLE, r_uint(1 << leaf))
     hw.fake_quick[0] = svm_quick.answer
     hw.fake_straight[0] = (svm_quick.hand, svm_quick.answered) if straight else None
     seen = []
@@ -111,6 +113,15 @@ def both(fresh, *arguments, **more):
 
 EXITS = [(IOIO, IN_BYTE, 0), (IOIO, IN_WORD, 0), (IOIO, IN_LONG, 0), (IOIO, OUT_BYTE, 0), (IOIO, OUT_LONG, 0), (MSR, 0, 0), (MSR, 1, 0), (CPUID, 0, 0)]
 ASKED_LEAF, VMM_MSR = 4, 0x8b           # of the table that `running` gives: a leaf with subleaves; IA32_BIOS_SIGN_ID
+
+
+@pytest.mark.parametrize('leaf, cr4', [(7, 0x400628), (7, 0x628), (0xd, 0x628)])
+def test_leaves_that_bring_state_go_straight(fresh, leaf, cr4):
+    slow, _ = outcome(fresh(running), CPUID, 0, 0, (leaf, 1, 0x99), [run(RESULT=5, RESULT2=6)], straight=False, cr4=cr4, leaf=leaf)
+    box = fresh(running)
+    fast, at_once = outcome(box, CPUID, 0, 0, (leaf, 1, 0x99), [run(RESULT=5, RESULT2=6)], straight=True, cr4=cr4, leaf=leaf)
+    assert at_once and slow == fast
+    assert exit_field(box, VM, 'VALUE') == {0x400628: 0x400000, 0x628: 1 if leaf == 0xd else 0}[cr4]
 
 
 def registers_for(code, rax=0x1122334455667788):

@@ -4,11 +4,14 @@ from hypothesis import given, settings, strategies as st
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu as hw_cpu
+from hypervisor.kernel import startup
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.switch import switcher
-from hypervisor.spec import call, ending, refusal, svm
+from hypervisor.spec import answer as rules
+from hypervisor.spec import call, ending, refusal, status, svm
+from hypervisor.spec.vcpu import GROUP_KEYS, RESUME, STATE
 from tests.unit.kernel import audit
-from tests.unit.kernel.vm import SLOT, make_vm, run_guest_once
+from tests.unit.kernel.vm import SLOT, make_vm, put_answer, run_guest_once, vcpu_page
 
 RUN, VCPU = call.VCPU_RUN, call.SLOT_VCPU
 STATE_BYTES = 832                   # x87 and SSE 512, header 64, AVX 256: Intel SDM Vol. 1, "Standard Format"
@@ -131,7 +134,7 @@ def two_vms_on_a_processor_with_keys(box):
 
 
 def test_protection_keys_are_exchanged(make_machine, monkeypatch):
-    """No guest is offered them, but SVM lets each set CR4.PKE."""
+    """Whether or not XCR0 has them."""
     box = make_machine(leaves={7: (0, 1 << 0 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 3, 0)})
     assert box.boot() == refusal.NONE
     two_vms_on_a_processor_with_keys(box)
@@ -155,6 +158,80 @@ def test_protection_keys_are_exchanged(make_machine, monkeypatch):
         run_guest_once(box, number, runs(value))
         assert not registers.get('cr4', 0) & 1 << 22
     assert seen == [0, 0, 0x11, 0x22]
+
+
+def test_a_vmm_reads_its_guests_keys(make_machine):
+    """Live ones and kept ones, and nothing where the processor has none."""
+    box = make_machine(leaves={7: (0, 1 << 0 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 3, 0)})
+    assert box.boot() == refusal.NONE
+    two_vms_on_a_processor_with_keys(box)
+
+    def exits(value):
+        def guest(machine, area, block):
+            box.cpu.register['pkru'] = value
+            block.exit(svm.EXIT_NPF, info2=0xd0000000)
+        return guest
+
+    def read(number):
+        box.memory.put_word(vcpu_page(number) + STATE['PKRU'], 0x77)
+        assert box.kernel_call(number, call.VCPU_READ, VCPU, GROUP_KEYS) == (status.OK, 0)
+        assert not box.cpu.register.get('cr4', 0) & (1 << 18 | 1 << 22)
+        return box.memory.word(vcpu_page(number) + STATE['PKRU'])
+    run_guest_once(box, 1, exits(0x55555554))
+    assert read(1) == 0x55555554
+    run_guest_once(box, 2, exits(0x12345678))
+    assert read(1) == 0x55555554 and read(2) == 0x12345678
+
+
+def test_xcr0_with_keys_is_kept(make_machine):
+    """The kernel saves no more components for that: PKRU has its own way."""
+    box = make_machine(leaves={7: (0, 0, 1 << 3, 0), 0xd: (0x2e7, 0, 0, 0)})
+    assert box.boot() == refusal.NONE
+    two_vms_on_a_processor_with_keys(box)
+    assert switcher.xcr0 == 7 and switcher.offered == 0x207
+    registers, seen = box.cpu.register, []
+
+    def runs(value):
+        def guest(machine, area, block):
+            seen.append(registers['xcr0'])
+            registers['xcr0'] = value       # as QEMU's SVM lets it
+            block.exit(svm.EXIT_INTR)
+        return guest
+    for number, value in ((1, 0x207), (2, 0x203), (1, 7), (2, 3), (1, 1)):
+        run_guest_once(box, number, runs(value))
+    assert seen == [1, 1, 0x207, 0x203, 7]
+
+
+@pytest.mark.parametrize('live', [True, False])
+def test_a_reset_clears_keys_and_an_init_does_not(make_machine, live):
+    box = make_machine(leaves={7: (0, 1 << 0 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 3, 0)})
+    assert box.boot() == refusal.NONE
+    two_vms_on_a_processor_with_keys(box)
+    registers, vcpu = box.cpu.register, compartments[1].vcpus[0]
+
+    def exits(machine, area, block):
+        registers['pkru'] = 0x55555554
+        block.exit(svm.EXIT_NPF, info2=0xd0000000)
+    run_guest_once(box, 1, exits)
+    if not live:
+        run_guest_once(box, 2, lambda machine, area, block: block.exit(svm.EXIT_INTR))
+    startup.init(vcpu)
+    assert switcher.pkru(vcpu) == 0x55555554
+    before = registers['pkru']
+    assert box.kernel_call(1, call.VCPU_INTERRUPT, VCPU, call.INTERRUPT_RESET, 0, 0)[0] == status.OK
+    assert switcher.pkru(vcpu) == 0 and registers['pkru'] == (0 if live else before)
+    assert not registers.get('cr4', 0) & 1 << 22
+
+
+def test_no_keys_are_zero_and_no_answer_brings_any(fresh):
+    box = fresh(three_vms)
+    run_guest_once(box, 1, lambda machine, registers, block: block.exit(svm.EXIT_NPF, info2=0xd0000000))
+    box.memory.put_word(vcpu_page(1) + STATE['PKRU'], 0x77)
+    assert box.kernel_call(1, call.VCPU_READ, VCPU, GROUP_KEYS) == (status.OK, 0)
+    assert box.memory.word(vcpu_page(1) + STATE['PKRU']) == 0
+    put_answer(box, 1, ACTION=RESUME, DIRTY=GROUP_KEYS)
+    box.kernel_call(1, RUN, VCPU, 0)
+    assert (compartments[1].how, compartments[1].detail) == (ending.VMM_BAD_ANSWER, rules.RULE_DIRTY_UNKNOWN)
 
 
 def test_state_of_a_vcpu_that_is_gone_is_dropped(fresh, monkeypatch):

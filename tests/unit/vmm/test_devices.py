@@ -126,7 +126,7 @@ def test_msrs_that_exist_and_those_that_do_not():
 HOST = {0: (0x20, 0x756e6547, 0x6c65746e, 0x49656e69), 1: (0x306c3, 0x05100800, 0xffffffff, 0xffffffff), 2: (1, 2, 3, 4),
         4: (0xfc004121, 0x1c0003f, 0x3f, 0), (7, 0): (2, 0xffffffff, 0xffffffff, 0xffffffff), (7, 1): (9, 9, 9, 9),
         0xa: (0x7300403, 1, 2, 3), (0xd, 0): (0x2e7, 2696, 2696, 0), (0xd, 1): (0xf, 2568, 0x1900, 0), (0xd, 2): (256, 576, 0, 0),
-        (0xd, 5): (64, 1088, 0, 0), 0x80000000: (0x8000001f, 7, 8, 9), 0x80000001: (5, 6, 0xffffffff, 0xffffffff),
+        (0xd, 5): (64, 1088, 0, 0), (0xd, 9): (8, 2688, 0, 0), 0x80000000: (0x8000001f, 7, 8, 9), 0x80000001: (5, 6, 0xffffffff, 0xffffffff),
         0x80000008: (0x3927, 0xffffffff, 0xffff, 9), 0x8000000a: (1, 2, 3, 4), 0x40000000: (1, 2, 3, 4), 5: (64, 64, 3, 32)}
 
 
@@ -144,7 +144,7 @@ def table(host=HOST, vendor=boot.VENDOR_INTEL, tsc_khz=1000):
     return entries, [int(memory.load32(r_uint(VCPU_PAGE + vcpu.CPUID_ASK + 4 * n))) for n in range(len(vcpu.CPUID_CLASSES))]
 
 
-def ask(leaf, subleaf, host=HOST):
+def ask(leaf, subleaf, host=HOST, value=0):
     box = Box()
     box.cpuid_leaves = host
     seen = []
@@ -152,7 +152,7 @@ def ask(leaf, subleaf, host=HOST):
     def look(box):
         first, second = box.answer('RESULT'), box.answer('RESULT2')
         seen.append((first & 0xffffffff, first >> 32, second & 0xffffffff, second >> 32))
-    box.script = [exits(exit.CPUID, SELECTOR=leaf | subleaf << 32), then(look, out(0xf4, 0))]
+    box.script = [exits(exit.CPUID, SELECTOR=leaf | subleaf << 32, VALUE=value), then(look, out(0xf4, 0))]
     run(box)
     return seen[0]
 
@@ -174,7 +174,11 @@ def test_cpuid_hides_what_guests_must_not_use():
         assert not has(edx, bit)
     assert entries[5] == entries[0xa] == entries[0x8000000a] == (0, 0, 0, 0)
     assert entries[0x80000000][0] == 0x80000008
-    assert entries[0x80000008] == (0x3027, 0, 0, 0)
+    assert entries[0x80000008] == (0x3927, 0, 0, 0)
+    for features, largest in ((0xffffffff & ~(1 << 16), 0x20), (0xffffffff, 6)):       # a processor without the leaf answers with another one
+        host = dict(HOST)
+        host[7, 0], host[0] = (2, 0, features, 0), (largest,) + HOST[0][1:]
+        assert table(host)[0][0x80000008] == (0x3027, 0, 0, 0)
     extended = entries[0x80000001]
     assert not has(extended[2], 2) and not has(extended[3], 27) and not has(extended[3], 9) and has(extended[3], 29)
     assert asked == [1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd, 0, 0, 0]
@@ -219,13 +223,38 @@ def test_cpuid_leaves_beyond_the_hosts_largest_are_zeros():
 
 def test_cpuid_by_subleaf():
     eax, ebx, ecx, edx = ask(7, 0)
-    assert eax == 0 and not has(ebx, 10) and not has(ebx, 16) and not has(ecx, 3) and not has(ecx, 16) and not has(ecx, 22)
+    assert eax == 0 and not has(ebx, 10) and not has(ebx, 16) and has(ecx, 3) and not has(ecx, 4) and has(ecx, 16) and not has(ecx, 22)
     assert has(ebx, 7) and has(ebx, 20) and has(ecx, 2) and edx == 1 << 4
     assert ask(7, 1) == (0, 0, 0, 0)
     assert ask(4, 0) == (0x121, 0x1c0003f, 0x3f, 0)
     assert ask(0xb, 0) == (0, 1, 0x100, 0) and ask(0xb, 1) == (0, 1, 0x201, 0) and ask(0xb, 2) == (0, 0, 2, 0)
-    assert ask(0xd, 0) == (7, 832, 832, 0) and ask(0xd, 1) == (7, 832, 0, 0)
-    assert ask(0xd, 2) == (256, 576, 0, 0) and ask(0xd, 5) == (0, 0, 0, 0)
+    assert ask(0xd, 2) == (256, 576, 0, 0) and ask(0xd, 9) == (8, 2688, 0, 0)
+    for other in (3, 4, 5, 6, 7, 8, 10, 34, 41, 0xffffffff):
+        assert ask(0xd, other) == (0, 0, 0, 0)
     without = dict(HOST)
     without[1] = (0x306c3, 0, 0, 0xffffffff)
     assert ask(0xd, 0, without) == (0, 0, 0, 0)
+
+
+def test_leaf_7_says_whether_the_guest_has_turned_keys_on():
+    for cr4 in (0, 1 << 18, 1 << 22, 0xffffffff):
+        assert has(ask(7, 0, value=cr4)[2], 4) == has(cr4, 22)
+    assert ask(7, 1, value=1 << 22) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize('xcr0, standard, compacted', [(1, 576, 576), (3, 576, 576), (7, 832, 832), (0x203, 2696, 584), (0x207, 2696, 840), (0x2e7, 2696, 840)])
+def test_sizes_of_the_xsave_area_follow_xcr0(xcr0, standard, compacted):
+    """Source: Intel SDM Vol. 1, "Extended Region of an XSAVE Area"."""
+    assert ask(0xd, 0, value=xcr0) == (0x207, standard, 2696, 0) and ask(0xd, 1, value=xcr0) == (7, compacted, 0, 0)
+    aligned = dict(HOST)
+    aligned[0xd, 9] = (8, 2688, 2, 0)
+    aligned[0xd, 2] = (250, 576, 0, 0)
+    assert ask(0xd, 1, aligned, xcr0)[1] == {576: 576, 584: 584, 832: 826, 840: 840}[compacted]
+    assert ask(0xd, 9, aligned) == (8, 2688, 2, 0)
+
+
+def test_xsave_has_no_key_component_without_keys():
+    for ecx, components in ((0xffffffff & ~(1 << 3), 0x2e7), (0xffffffff, 0xe7)):
+        host = dict(HOST)
+        host[7, 0], host[0xd, 0] = (2, 0, ecx, 0), (components, 0, 0, 0)
+        assert ask(0xd, 0, host, 0x207) == (7, 832, 832, 0) and ask(0xd, 1, host, 0x207) == (7, 832, 0, 0) and ask(0xd, 9, host) == (0, 0, 0, 0)

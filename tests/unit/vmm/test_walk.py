@@ -1,19 +1,21 @@
 """Page walks against a model written from the manual's tables, and the errors that a processor would report."""
 from rpython.rlib.rarithmetic import r_uint
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from hypervisor.hw import task
-from hypervisor.spec import cpu
+from hypervisor.spec import cpu, vcpu
 from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 from hypervisor.vmm.context import FAULT, OK
 from tests.unit.vmm.rig import CODE_32, CODE_64, PML4, Rig
 
 P, W, U, PS, NX = 1, 2, 4, 0x80, 1 << 63
 GVA = 0x7f1234567abc
-INDEXES = [GVA >> shift & 511 for shift in (39, 30, 21, 12)]
+GVA_57 = 0xff237f1234567abc
 TABLES = [PML4, 0x2000, 0x3000, 0x4000]
-PRESENT, WRITE, USER, RESERVED, FETCH = 1, 2, 4, 8, 16
+PML5 = 0x8000
+PRESENT, WRITE, USER, RESERVED, FETCH, KEY = 1, 2, 4, 8, 16, 32
 
 
 class Cache(object):
@@ -26,14 +28,15 @@ def rig():
     return Cache.rig
 
 
-def walk(entries, access, user=False, cr0=cpu.CR0_WP, cr4=0, efer=cpu.EFER_NXE, flags=0, gva=GVA):
-    """Put these four entries in place and walk. Returns (outcome, gpa or error code, CR2)."""
+def walk(entries, access, user=False, cr0=cpu.CR0_WP, cr4=0, efer=cpu.EFER_NXE, flags=0, gva=GVA, pkru=0):
+    """Put these entries, four or five, in place and walk. Returns (outcome, gpa or error code, CR2)."""
     r = rig()
-    for table, index, entry in zip(TABLES, INDEXES, entries):
-        r.ram.store64(r_uint(table + 8 * index), r_uint(entry))
+    tables = [PML5] * (len(entries) - 4) + TABLES
+    for table, shift, entry in zip(reversed(tables), (12, 21, 30, 39, 48), reversed(entries)):
+        r.ram.store64(r_uint(table + 8 * (gva >> shift & 511)), r_uint(entry))
     r.segments(CODE_64, 0xc93 | (0x60 if user else 0))
-    r.state.update(CR0=cpu.CR0_PE | cpu.CR0_PG | cr0, CR3=PML4, CR4=cpu.CR4_PAE | cr4, EFER=cpu.EFER_LMA | cpu.EFER_LME | efer,
-                   RFLAGS=2 | flags)
+    r.state.update(CR0=cpu.CR0_PE | cpu.CR0_PG | cr0, CR3=tables[0] | 0x18, CR4=cpu.CR4_PAE | cr4 | (cpu.CR4_LA57 if len(entries) == 5 else 0), EFER=cpu.EFER_LMA | cpu.EFER_LME | efer,
+                   RFLAGS=2 | flags, PKRU=pkru)
     assert r.emulator.context.load()
     outcome = r.emulator.walker.walk(r_uint(gva), access)
     if outcome == OK:
@@ -42,27 +45,27 @@ def walk(entries, access, user=False, cr0=cpu.CR0_WP, cr4=0, efer=cpu.EFER_NXE, 
     return FAULT, int(r.emulator.context.error), r.box.state('CR2')
 
 
-def model(entries, access, user, cr0, cr4, efer, flags):
+def model(entries, access, user, cr0, cr4, efer, flags, pkru=0, gva=GVA):
     """The same, as the manual's table "Page-Fault Error Code" and its rules for access rights say."""
     error = (WRITE if access == ACCESS_WRITE else 0) | (USER if user else 0)
     nx = bool(efer & cpu.EFER_NXE)
     if access == ACCESS_EXECUTE and (nx or cr4 & cpu.CR4_SMEP):
         error |= FETCH
     rights, no_execute = W | U, False
-    for level, entry in zip((4, 3, 2, 1), entries):
+    for level, entry in zip(range(len(entries), 0, -1), entries):
         if not entry & P:
-            return FAULT, error, GVA
+            return FAULT, error, gva
         large = entry & PS and level in (2, 3)
-        bad = entry >> 40 & 0xfff or (entry & NX and not nx) or (level == 4 and entry & PS)
+        bad = entry >> 40 & 0xfff or (entry & NX and not nx) or (level >= 4 and entry & PS)
         if large and entry & ((1 << (12 + 9 * (level - 1))) - 1) >> 13 << 13:
             bad = True
         if bad:
-            return FAULT, error | PRESENT | RESERVED, GVA
+            return FAULT, error | PRESENT | RESERVED, gva
         rights &= entry
         no_execute = no_execute or bool(entry & NX)
         if large or level == 1:
             size = 1 << (12 + 9 * (level - 1))
-            gpa = (entry & 0xffffff000) // size * size + GVA % size
+            gpa = (entry & 0xffffff000) // size * size + gva % size
             break
     denied = False
     if access == ACCESS_EXECUTE:
@@ -72,18 +75,23 @@ def model(entries, access, user, cr0, cr4, efer, flags):
     else:
         denied = (access == ACCESS_WRITE and not rights & W and cr0 & cpu.CR0_WP) or (
             rights & U and cr4 & cpu.CR4_SMAP and not flags & cpu.RFLAGS_AC)
+    if cr4 & cpu.CR4_PKE and rights & U and access != ACCESS_EXECUTE:
+        key = entry >> 59 & 15
+        no_access, no_write = pkru >> 2 * key & 1, pkru >> 2 * key + 1 & 1
+        if no_access or (no_write and access == ACCESS_WRITE and (user or cr0 & cpu.CR0_WP)):
+            return FAULT, error | PRESENT | KEY, gva
     if denied:
-        return FAULT, error | PRESENT, GVA
+        return FAULT, error | PRESENT, gva
     return OK, gpa, None
 
 
-def spoiled(spoilers, aligned):
-    """Four entries that allow everything, except for what each (level, bit) of `spoilers` turns over."""
-    entries = [target | P | W | U for target in (0x2000, 0x3000, 0x4000, 0x123000)]
+def spoiled(spoilers, aligned, levels=4):
+    """Entries that allow everything, except for what each (level, bit) of `spoilers` turns over. Level 0 is the highest."""
+    entries = [target | P | W | U for target in [PML4] * (levels - 4) + [0x2000, 0x3000, 0x4000, 0x123000]]
     for level, bit in spoilers:
         entries[level] ^= bit
         if bit == PS and aligned:
-            entries[level] = entries[level] & ~0x3fffe000 | (0x40000000 if level else 0)
+            entries[level] = entries[level] & ~0x3fffe000 | (0x40000000 if level > levels - 4 else 0)
     return entries
 
 
@@ -95,6 +103,64 @@ def spoiled(spoilers, aligned):
 def test_a_walk_ends_as_the_manual_says(spoilers, aligned, access, user, cr0, cr4, efer, flags):
     entries = spoiled(spoilers, aligned)
     assert walk(entries, access, user, cr0, cr4, efer, flags) == model(entries, access, user, cr0, cr4, efer, flags)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([P, W, U, PS, NX, 1 << 41])), max_size=2, unique=True), st.booleans(),
+       st.sampled_from([ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE]), st.booleans(), st.sampled_from([0, cpu.CR0_WP]),
+       st.sampled_from([0, cpu.CR4_SMEP, cpu.CR4_SMAP, cpu.CR4_PKE]), st.sampled_from([0, 1 << 10, 1 << 11]), st.sampled_from([GVA, GVA_57, GVA | 1 << 55]))
+def test_a_walk_of_five_levels_ends_as_the_manual_says(spoilers, aligned, access, user, cr0, cr4, pkru, gva):
+    """Its tables are read by nine bits more of the address, and its top entries have rights like all others."""
+    entries = spoiled(spoilers, aligned, 5)
+    entries[4] |= 5 << 59
+    assert walk(entries, access, user, cr0, cr4, gva=gva, pkru=pkru) == model(entries, access, user, cr0, cr4, cpu.EFER_NXE, 0, pkru, gva)
+
+
+def test_the_fifth_level_is_there_only_with_la57():
+    """Without it the same CR3 names a table of the fourth."""
+    assert walk(spoiled([], False, 5), ACCESS_READ, gva=GVA_57) == (OK, 0x123abc, None)
+    r = rig()
+    r.state.update(CR4=cpu.CR4_PAE, CR3=PML4)
+    assert r.emulator.context.load() and r.emulator.walker.walk(r_uint(GVA), ACCESS_READ) == OK
+    r.state.update(CR4=cpu.CR4_PAE | cpu.CR4_LA57)
+    assert r.emulator.context.load() and r.emulator.walker.walk(r_uint(GVA), ACCESS_READ) == FAULT
+
+
+@pytest.mark.parametrize('gva, levels', [(0, 4), (1 << 46, 4), ((1 << 47) - 1, 4), (1 << 47, 5), (1 << 55, 5), ((1 << 56) - 1, 5), (1 << 56, 0), (1 << 57, 0), (1 << 63, 0),
+                                         (0xfeffffffffffffff, 0), (0xff00000000000000, 5), (0xffff7fffffffffff, 5), (0xffff800000000000, 4), ((1 << 64) - 1, 4)])
+def test_canonical_addresses(gva, levels):
+    """levels: with how many and more. Source: Intel SDM Vol. 1, "Canonical Addressing"."""
+    context = rig().emulator.context
+    for has, cr4 in ((4, cpu.CR4_PAE), (5, cpu.CR4_PAE | cpu.CR4_LA57)):
+        context.cr4 = r_uint(cr4)
+        assert context.is_canonical(r_uint(gva)) == (levels != 0 and has >= levels)
+
+
+keys = st.integers(0, 15)
+
+
+@settings(max_examples=600, deadline=None)
+@given(keys, keys, st.booleans(), st.sampled_from([0, 1, 2, 3]), st.lists(keys, max_size=3), st.sampled_from([0, 1, 2, 3, -1]), st.sampled_from([ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE]),
+       st.booleans(), st.sampled_from([0, cpu.CR0_WP]), st.sampled_from([0, cpu.CR4_PKE, cpu.CR4_PKE, cpu.CR4_PKE | cpu.CR4_SMAP]), st.sampled_from([0, W, U]))
+def test_keys_guard_the_data_of_user_pages(key, above, large, denied, others, level, access, user, cr0, cr4, spoiled_bit):
+    """The key is that of the entry that maps the page, whatever the levels above have there."""
+    entries = spoiled([(level, spoiled_bit)] if spoiled_bit and level >= 0 else [], False)
+    entries = [entry | above << 59 for entry in entries[:3]] + [entries[3] | key << 59]
+    if large:
+        entries[2] = entries[2] & ~0x1ff000 & ~(15 << 59) | PS | key << 59
+    pkru = denied << 2 * key
+    for other in others:
+        if other != key:
+            pkru |= 3 << 2 * other
+    assert walk(entries, access, user, cr0, cr4, pkru=pkru) == model(entries, access, user, cr0, cr4, cpu.EFER_NXE, 0, pkru)
+
+
+def test_pkru_is_fetched_only_where_it_counts():
+    entries = spoiled([], False)
+    for bits, cr4, access, wanted in ((0, cpu.CR4_PKE, ACCESS_READ, 1), (0, 0, ACCESS_READ, 0), (0, cpu.CR4_PKE, ACCESS_EXECUTE, 0), (U, cpu.CR4_PKE, ACCESS_READ, 0)):
+        before = rig().box.reads.count(vcpu.GROUP_KEYS)
+        assert walk(entries[:3] + [entries[3] & ~bits], access, cr4=cr4)[0] == OK
+        assert rig().box.reads.count(vcpu.GROUP_KEYS) - before == wanted
 
 
 def test_entries_beyond_the_memory_are_ones_and_therefore_reserved():

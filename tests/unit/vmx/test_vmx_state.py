@@ -7,7 +7,9 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
+from hypervisor.kernel.state import features
 from hypervisor.kernel.vmx import access_rights, attributes
+from hypervisor.kernel.vmx_quick import Words
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import state, vcpu as page, vmx
 from hypervisor.spec.context import AREA
@@ -138,6 +140,31 @@ def test_64_bit_code_cannot_turn_paging_off_nor_use_the_high_half(core, vcpu):
 def test_cr4_bits_that_are_not_offered_are_refused(core, vcpu, bit):
     assert not move_to(core, vcpu, 4, bits.CR4_PAE | bit)
     assert get(core, vcpu, 'CR4') == 0
+
+
+@pytest.mark.parametrize('bit, ecx', [(bits.CR4_PKE, 1 << 3), (bits.CR4_LA57, 1 << 16)])
+def test_cr4_bits_that_the_processor_has_are_the_guests_own(bit, ecx):
+    """It changes them without an exit, and a VMM may say them."""
+    for there in (0, ecx):
+        core = Core()
+        cpu.fake.leaves[7] = (0, 0, there, 0)
+        cpu.fake.msr[vmx.MSR_VMX_CR4_FIXED1] |= bit
+        features.open()
+        vcpu = core.enable().vcpu()
+        assert bool(core.fields(vcpu)[vmx.CR4_MASK] & bit) == (not there)
+        assert bool(features.cr4 & r_uint(bit)) == bool(there)
+
+
+@pytest.mark.parametrize('believed', [0, bits.CR4_PKE, bits.CR4_PKE | bits.CR4_PAE | bits.CR4_MCE])
+def test_the_straight_path_reads_cr4_pke(believed):
+    for there in (0, 1 << 3):
+        core = Core()
+        cpu.fake.leaves[7] = (0, 0, there, 0)
+        cpu.fake.msr[vmx.MSR_VMX_CR4_FIXED1] |= bits.CR4_PKE
+        features.open()
+        vcpu = core.enable().vcpu()
+        core.vendor.set(vcpu, state.CR4, r_uint(believed))
+        assert int(Words.keys_on(vcpu)) == (believed & bits.CR4_PKE if there else 0)
 
 
 def test_mce_is_believed(core, vcpu):
