@@ -82,11 +82,11 @@ class Processor(object):
         """From an entry to an exit."""
         assert vmcs is self.vmcs
         self.check_entry()
+        self.take_event()
         if self.reading is not None:
             value = [int(memory.load64(r_uint(area + AREA[name]))) for name in ('RAX', 'RDX')]
             self.trace.append(('read', self.reading, value))
             self.reading = None
-        self.take_event()
         while True:
             if vmcs[vmx.PRIMARY_CONTROLS] & vmx.PRIMARY_INTERRUPT_WINDOW and vmcs[vmx.GUEST_RFLAGS] & IF:
                 return self.exit(vmx.REASON_INTERRUPT_WINDOW)
@@ -110,7 +110,7 @@ class Processor(object):
         if info >> 31:
             kind = info >> 8 & 7
             assert kind != vmx.TYPE_EXTERNAL or self.vmcs[vmx.GUEST_RFLAGS] & IF
-            if kind == vmx.TYPE_HARDWARE:           # #GP: its handler goes on behind the instruction
+            if kind == vmx.TYPE_HARDWARE:           # #GP: its handler goes on behind the instruction, which has read nothing
                 assert info & 0xff == 13
                 self.reading = None
             else:
@@ -201,7 +201,7 @@ class Caller(object):
 vectors = st.sampled_from([0x10, 0x21, 0x30, 0x3f, 0x61, 0x6f, 0x7f, 0xa1, 0xe0, 0xe1, 0xff])
 STI, CLI, END = ('flag', 0, IF), ('flag', 0, 0), ('write', EOI, 0)
 instructions = st.one_of(
-    st.sampled_from([STI, STI, CLI, END, END, END, END, ('write', EOI, 1), ('cpuid', 0, 0), ('wbinvd', 0, 0), ('write', ESR, 0)]),
+    st.sampled_from([STI, STI, STI, STI, CLI, END, END, END, END, ('write', EOI, 1), ('cpuid', 0, 0), ('wbinvd', 0, 0), ('write', ESR, 0)]),
     st.builds(lambda vector: ('write', SELF_IPI, vector), st.one_of(vectors, vectors, st.sampled_from([5, 0x100]))),
     st.builds(lambda vector: ('write', ICR, TO_ITSELF | vector), vectors),
     st.builds(lambda level: ('write', TPR, level), st.sampled_from([0, 0x20, 0x30, 0xe0, 0x100])),
@@ -261,6 +261,9 @@ def told(story, spares, quick):
 @example(story=[(('edge', 0x61), [STI]), (('edge', 0xa1), [STI]), (('vmm reads', 0x61), [END, ('read', PPR, 0), END, STI])], quick=True)
 @example(story=[(('edge', 0x61), [STI]), (('edge', 0x30), [STI, END, END])], quick=True)
 @example(story=[(('edge', 0x61), [STI]), (('vmm ends', 0), [STI, ('write', SELF_IPI, 0x61), ('write', SELF_IPI, 0x21), END, END])], quick=True)
+@example(story=[(('edge', 0x61), [STI, STI]), (('edge', 0xa1), [('read', 0x813, 0), END, ('read', 0x813, 0), ('read', 0x815, 0), END])], quick=True)
+@example(story=[(('nothing', 0), [STI, ('write', SELF_IPI, 0x61), STI, ('write', SELF_IPI, 0xa1), END, ('read', 0x813, 0), END])], quick=True)
+@example(story=[(('nothing', 0), [STI, ('write', SELF_IPI, 0x61), END, STI, ('write', SELF_IPI, 0xa1), END, ('read', 0x813, 0)])], quick=True)
 @example(story=[(('level', 0x61), [STI, END]), (('edge', 0x61), [STI, END, STI])], quick=False)
 def test_the_guest_cannot_tell_which_ends_exit(story, quick):
     assert told(story, True, quick).trace == told(story, False, quick).trace
@@ -296,6 +299,13 @@ def test_a_self_ipi_is_its_only_exit():
         before = processor.quick
         assert exits_of(processor, STI, ('write', SELF_IPI, 0x61), END) == 1 and processor.quick == before + 1
     assert processor.trace.count(('taken', vmx.TYPE_EXTERNAL, 0x61)) == 3
+
+
+def test_what_the_guest_has_ended_is_known_at_its_next_self_ipi():
+    processor = Processor(True)
+    before = processor.quick
+    assert exits_of(processor, STI, ('write', SELF_IPI, 0xa1), END, STI, ('write', SELF_IPI, 0x61), END) == 2 and processor.quick == before + 2
+    assert processor.vcpu.apic.in_service() == -1
 
 
 def test_an_end_that_finds_nothing_in_service_does_not_exit_either():
