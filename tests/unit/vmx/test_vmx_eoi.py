@@ -267,6 +267,7 @@ def told(story, spares, quick):
 @example(story=[([], [STI, ('write', SELF_IPI, 0x61), STI, ('write', SELF_IPI, 0xa1), END, ('read', 0x813, 0), END])], quick=True)
 @example(story=[([], [STI, ('write', SELF_IPI, 0x61), END, STI, ('write', SELF_IPI, 0xa1), END, ('read', 0x813, 0)])], quick=True)
 @example(story=[([('edge', 0x61)], [STI]), ([('nmi', 0), ('edge', 0x30)], [END, STI, END])], quick=True)
+@example(story=[([('edge', 0x61), ('edge', 0x30)], [STI, STI, END, ('read', 0x811, 0), END])], quick=True)
 @example(story=[([('level', 0x61)], [STI, END]), ([('edge', 0x61)], [STI, END, STI])], quick=False)
 def test_the_guest_cannot_tell_which_ends_exit(story, quick):
     assert told(story, True, quick).trace == told(story, False, quick).trace
