@@ -242,6 +242,18 @@ class Lapic(object):
     def leave_service(self, vector):
         self.isr[(vector >> 6) & 3] &= ~(R1 << (vector & 63))
 
+    def ends_alone(self, vector):
+        """Would an EOI in x2APIC mode take `vector` from ISR and do nothing else? False when it is not in service."""
+        isr = self.isr
+        word = (vector >> 6) & 3
+        bit = R1 << (vector & 63)
+        if isr[word] != bit or self.tmr[word] & bit != R0 or not self.is_x2apic() or self.has_request():
+            return False
+        isr[word] = R0
+        alone = isr[3] | isr[2] | isr[1] | isr[0] == R0
+        isr[word] = bit
+        return alone
+
     def is_level(self, vector):
         return (self.tmr[(vector >> 6) & 3] >> (vector & 63)) & 1 != R0
 

@@ -13,6 +13,8 @@ same and everything else, and tests hold the two against each other (tests/unit/
     set_pat(vcpu, value)
     tpr_moved(vcpu)             has the guest changed its TPR without an exit?
     takes_interrupts(vcpu)      behind an instruction that was stepped over: is RFLAGS.IF set?
+    settle(vcpu)                may the guest have ended an interrupt without an exit? Then the APIC hears of it now
+    taken(vcpu, vector)         the guest takes an interrupt of its APIC; taken_alone(vcpu, vector): and nothing else is in service or requested
     interruption(vector)        an external interrupt, as in vcpu.event; inject(vcpu, event): the next entry delivers it
     step_over(vcpu, length)     RIP moves on and a shadow ends; False, and nothing is done, when RF or TF has to be seen to.
                                 length: what the plain instruction has, CPUID_BYTES and so on; only for processors that tell nothing
@@ -185,7 +187,9 @@ def quick_path(words):
             cpu.wrmsr(MSR_SELF_IPI, value)
             return QUICK_AGAIN
         apic = vcpu.apic
+        words.settle(vcpu)
         if takes_at_once(vcpu) and apic.take_at_once(intmask(value)):
+            words.taken_alone(vcpu, intmask(value))
             words.inject(vcpu, words.interruption(intmask(value)))
             return QUICK_AGAIN
         apic.request(intmask(value), False)
@@ -207,6 +211,7 @@ def quick_path(words):
             vcpu.attention = True
             return QUICK_DONE
         apic.take(vector)
+        words.taken(vcpu, vector)
         if apic.has_request():
             vcpu.event = words.interruption(vector)
             vcpu.attention = True

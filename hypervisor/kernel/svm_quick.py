@@ -80,6 +80,18 @@ class Words(object):
         memory.store64(vcpu.control + VMCB['EVENTINJ'], event)
 
     @staticmethod
+    def settle(vcpu):
+        pass                            # each EOI exits
+
+    @staticmethod
+    def taken_alone(vcpu, vector):
+        pass
+
+    @staticmethod
+    def taken(vcpu, vector):
+        pass
+
+    @staticmethod
     def step_over(vcpu, length):
         vmcb = vcpu.control
         if memory.load64(vmcb + VMCB['RFLAGS']) & r_uint(bits.RFLAGS_TF | bits.RFLAGS_RF) != R0:

@@ -4,7 +4,7 @@ from rpython.rlib.rarithmetic import r_uint
 from hypervisor.hw import memory
 from hypervisor.kernel import limit
 from hypervisor.kernel.context import Context
-from hypervisor.kernel.lapic import Lapic
+from hypervisor.kernel.lapic import NONE, Lapic
 from hypervisor.spec import call
 from hypervisor.spec import context as layout
 from hypervisor.spec import exit as kinds
@@ -41,6 +41,8 @@ class Vcpu(Context):
         self.once = False           # the next exit is not for the quick path: something is to be done before the entry after it
         self.ticked = False         # a timer has fired: its core's local APIC may be lent to it now
         self.owns = False           # it is
+        self.spared = NONE          # VMX only: the vector in service whose end does not exit (vmx_eoi.py)
+        self.passes_eoi = False     # VMX only: its VMCS has the bitmap for that
         self.flush = False          # nested translations must be dropped before the next entry
         # Of a VM on several cores
         self.away = False           # it lives on another core; here are its capability, its page, and what its APIC answers to

@@ -7,8 +7,9 @@ from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
-from hypervisor.kernel import vmx_check, vmx_exit, vmx_setup
+from hypervisor.kernel import vmx_check, vmx_eoi, vmx_exit, vmx_setup
 from hypervisor.kernel.arena import arena
+from hypervisor.kernel.lapic import NONE
 from hypervisor.kernel.vendor import Vendor
 from hypervisor.kernel.vmx_exit import attributes
 from hypervisor.kernel.vmx_quick import Words
@@ -77,6 +78,8 @@ class Vmx(Vendor):
         hw.vmclear(vcpu.control_hpa)
         self.make_current(vcpu)
         vmx_setup.fill_vmcs(vcpu, eptp(vcpu))
+        vcpu.spared = NONE
+        vcpu.passes_eoi = False
         vcpu.pat = r_uint(bits.PAT_RESET)
         hw.invvpid(setup.invvpid, vcpu.tag)
         vcpu.flush = True
@@ -93,9 +96,14 @@ class Vmx(Vendor):
             hw.invept(setup.invept, eptp(vcpu))
             vcpu.flush = False
         if vcpu.event != R0:
+            vmx_eoi.deliver(vcpu)
             vmx_exit.queue_event(vcpu)
+        elif vcpu.passes_eoi:
+            vmx_eoi.review(vcpu)
         vcpu.once = vcpu.attention
         result = hw.run(vcpu.area)
+        if vcpu.spared >= 0:
+            vmx_eoi.settle(vcpu)
         if result == r_uint(QUICK_DONE) or result == r_uint(QUICK_TASK):
             return False
         if result == r_uint(QUICK_LEAVE):
@@ -254,13 +262,17 @@ class Vmx(Vendor):
         setup.pass_deadlines(deadlines)
         hw.vmwrite(r_uint(vmx.PIN_CONTROLS), setup.pin & ~r_uint(vmx.PIN_EXTERNAL_INTERRUPT))
         self.set_primary(vcpu, 0, vmx.PRIMARY_INTERRUPT_WINDOW | vmx.PRIMARY_NMI_WINDOW | vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE)
+        hw.vmwrite(r_uint(vmx.SECONDARY_CONTROLS), setup.lent_secondary)
         hw.vmwrite(r_uint(vmx.MSR_BITMAP), setup.lent_bitmap)
+        vcpu.spared = NONE
+        vcpu.passes_eoi = False
         hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.counts(ticks))
 
     def take_back(self, vcpu):
         self.make_current(vcpu)
         hw.vmwrite(r_uint(vmx.PIN_CONTROLS), setup.pin)
         self.set_primary(vcpu, vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE, 0)
+        hw.vmwrite(r_uint(vmx.SECONDARY_CONTROLS), setup.secondary)
         hw.vmwrite(r_uint(vmx.MSR_BITMAP), setup.bitmap)
         hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.longest)
 

@@ -112,7 +112,26 @@ def execution_rule(reader):
         return rules.RULE_VIRTUAL_NMIS
     if not virtual_nmis and flag(reader, vmx.PRIMARY_CONTROLS, vmx.PRIMARY_NMI_WINDOW):
         return rules.RULE_VIRTUAL_NMIS
+    rule = apic_rule(reader)
+    if rule != 0:
+        return rule
     return secondary_rule(reader)
+
+
+def apic_rule(reader):
+    delivery = flag(reader, vmx.SECONDARY_CONTROLS, vmx.SECONDARY_INTERRUPT_DELIVERY)
+    if flag(reader, vmx.PRIMARY_CONTROLS, vmx.PRIMARY_TPR_SHADOW):
+        if not is_page(reader.control(vmx.VIRTUAL_APIC)):
+            return rules.RULE_VIRTUAL_APIC
+        if not delivery and reader.control(vmx.TPR_THRESHOLD) > r_uint(15):
+            return rules.RULE_TPR_THRESHOLD
+    elif flag(reader, vmx.SECONDARY_CONTROLS, vmx.NEED_TPR_SHADOW):
+        return rules.RULE_TPR_SHADOW
+    if flag(reader, vmx.SECONDARY_CONTROLS, vmx.SECONDARY_X2APIC) and flag(reader, vmx.SECONDARY_CONTROLS, vmx.SECONDARY_APIC_ACCESSES):
+        return rules.RULE_APIC_MODES
+    if delivery and not flag(reader, vmx.PIN_CONTROLS, vmx.PIN_EXTERNAL_INTERRUPT):
+        return rules.RULE_DELIVERY_EXTERNAL
+    return 0
 
 
 def secondary_rule(reader):

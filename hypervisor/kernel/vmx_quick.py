@@ -2,7 +2,7 @@
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import vmx as hw
-from hypervisor.kernel import vmx_exit
+from hypervisor.kernel import vmx_eoi, vmx_exit
 from hypervisor.kernel.quick import quick_path
 from hypervisor.kernel.straight import straight_path
 from hypervisor.kernel.vcpu import RAX
@@ -78,6 +78,20 @@ class Words(object):
     @staticmethod
     def inject(vcpu, event):
         hw.vmwrite(r_uint(vmx.ENTRY_INTERRUPTION_INFO), event)
+
+    @staticmethod
+    def settle(vcpu):
+        if vcpu.spared >= 0:
+            vmx_eoi.settle(vcpu)
+
+    @staticmethod
+    def taken_alone(vcpu, vector):
+        if setup.spares:
+            vmx_eoi.spare(vcpu, vector)
+
+    @staticmethod
+    def taken(vcpu, vector):
+        vmx_eoi.taken(vcpu, vector)
 
     @staticmethod
     def step_over(vcpu, length):

@@ -94,9 +94,13 @@ class Setup(object):
         self.region = R0                # hpa of the VMXON region
         self.bitmap = R0                # hpa of the MSR bitmap, the same for all guests
         self.lent_bitmap = R0           # of a guest that has the core's local APIC
+        self.spares = False             # the processor can end an interrupt without an exit (vmx_eoi.py)
+        self.eoi_bitmap = R0            # of a guest that may do so now
+        self.virtual_apic = R0          # hpa of the virtual-APIC page, the same for all guests: the processor writes it, and nobody reads it
         self.pin = R0
         self.primary = R0
         self.secondary = R0
+        self.lent_secondary = R0        # of a guest that has the core's local APIC: nothing of it is virtual
         self.exit = R0
         self.entry = R0
         self.longest = R0               # preemption timer counts that a guest may run without an exit
@@ -126,6 +130,11 @@ class Setup(object):
         if hw.vmxon(self.region) != r_uint(hw.SUCCEED):
             return refusal.VMXON_FAILED
         self.choose_controls()
+        if self.spares:
+            self.eoi_bitmap = arena.take()
+            self.virtual_apic = arena.take()
+            if self.eoi_bitmap == R0 or self.virtual_apic == R0:
+                return refusal.NO_MEMORY
         self.fill_bitmaps()
         hw.keep_gdt()
         hw.invept(r_uint(vmx.INVEPT_ALL), R0)
@@ -154,6 +163,11 @@ class Setup(object):
         self.pin = fitted(vmx.MSR_VMX_TRUE_PIN, vmx.WANTED_PIN, vmx.OPTIONAL_PIN)
         self.primary = fitted(vmx.MSR_VMX_TRUE_PRIMARY, vmx.WANTED_PRIMARY, 0)
         self.secondary = fitted(vmx.MSR_VMX_SECONDARY, vmx.WANTED_SECONDARY, vmx.OPTIONAL_SECONDARY)
+        self.lent_secondary = self.secondary
+        self.spares = not (lacks(vmx.MSR_VMX_TRUE_PRIMARY, vmx.EOI_PRIMARY) or lacks(vmx.MSR_VMX_SECONDARY, vmx.EOI_SECONDARY))
+        if self.spares:
+            self.primary |= r_uint(vmx.EOI_PRIMARY)
+            self.secondary |= r_uint(vmx.EOI_SECONDARY)
         self.exit = fitted(vmx.MSR_VMX_TRUE_EXIT, vmx.WANTED_EXIT, 0)
         if self.pin & r_uint(vmx.PIN_PREEMPTION_TIMER) != R0:
             self.exit = fitted(vmx.MSR_VMX_TRUE_EXIT, vmx.WANTED_EXIT, vmx.OPTIONAL_EXIT)
@@ -193,6 +207,9 @@ class Setup(object):
             permit(lent, number, vmx.MSR_BITMAP_READ_LOW, True)
         for number in vmx.LENT_FOR_WRITING:
             permit(lent, number, vmx.MSR_BITMAP_WRITE_LOW, True)
+        if self.spares:
+            fill_bitmap(arena.hva(self.eoi_bitmap))
+            permit(arena.hva(self.eoi_bitmap), vmx.X2APIC_EOI, vmx.MSR_BITMAP_WRITE_LOW, True)
 
     def pass_deadlines(self, passed):
         """May the guest that has the local APIC reach TSC_DEADLINE as well?"""
@@ -250,6 +267,10 @@ def fill_controls(vcpu, eptp):
     hw.vmwrite(r_uint(vmx.CR4_MASK), setup.cr4_mask)
     if setup.pin & r_uint(vmx.PIN_PREEMPTION_TIMER) != R0:
         hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.longest)
+    if setup.spares:
+        hw.vmwrite(r_uint(vmx.VIRTUAL_APIC), setup.virtual_apic)
+        for field in ZERO_EOI:
+            hw.vmwrite(r_uint(field), R0)
     for field in ZERO_CONTROLS:
         hw.vmwrite(r_uint(field), R0)
 
@@ -257,6 +278,9 @@ def fill_controls(vcpu, eptp):
 ZERO_CONTROLS = unrolling_iterable([
     vmx.PAGE_FAULT_MASK, vmx.PAGE_FAULT_MATCH, vmx.CR3_TARGET_COUNT, vmx.EXIT_MSR_STORE_COUNT, vmx.EXIT_MSR_LOAD_COUNT,
     vmx.ENTRY_MSR_LOAD_COUNT, vmx.ENTRY_INTERRUPTION_INFO, vmx.ENTRY_EXCEPTION_ERROR, vmx.ENTRY_INSTRUCTION_LENGTH, vmx.TSC_OFFSET])
+
+ZERO_EOI = unrolling_iterable([
+    vmx.TPR_THRESHOLD, vmx.EOI_EXIT_BITMAP0, vmx.EOI_EXIT_BITMAP1, vmx.EOI_EXIT_BITMAP2, vmx.EOI_EXIT_BITMAP3, vmx.GUEST_INTERRUPT_STATUS])
 
 
 def fill_host(vcpu):
@@ -301,7 +325,7 @@ for _segment in SEGMENTS:
     RESET['GUEST_%s_LIMIT' % _segment] = 0xffff
     RESET.setdefault('GUEST_%s_ATTRIBUTES' % _segment, 0x93)
 CR0_RESET = r_uint(bits.CR0_CD | bits.CR0_NW | bits.CR0_ET)
-KEPT = ['GUEST_CR0', 'GUEST_CR4', 'GUEST_PREEMPTION_TIMER']       # written elsewhere
+KEPT = ['GUEST_CR0', 'GUEST_CR4', 'GUEST_PREEMPTION_TIMER', 'GUEST_INTERRUPT_STATUS']       # written elsewhere
 _FIRST = [name for name, encoding, _ in vmx.FIELDS if vmx.kind_of(encoding) == vmx.GUEST and name not in KEPT]
 RESET_FIELDS = unrolling_iterable([(getattr(vmx, name), RESET.get(name, 0)) for name in _FIRST])
 

@@ -110,6 +110,12 @@ INTEL = [
     (89, 'EVENT_RESERVED', 'the injected event has no reserved bit, its error code fits in 15 bits', ENTRY),
     (90, 'EVENT_LENGTH', 'an injected software interrupt or exception has an instruction length from 1 to 15', ENTRY),
 
+    (91, 'VIRTUAL_APIC', 'the virtual-APIC page, when used, is an aligned page within the physical-address width', EXECUTION),
+    (92, 'TPR_THRESHOLD', 'the TPR threshold, when used, fits in 4 bits', EXECUTION),
+    (93, 'TPR_SHADOW', '"virtualize x2APIC mode", "APIC-register virtualization" and "virtual-interrupt delivery" need "use TPR shadow"', EXECUTION),
+    (94, 'APIC_MODES', '"virtualize x2APIC mode" and "virtualize APIC accesses" are not set at once', EXECUTION),
+    (95, 'DELIVERY_EXTERNAL', '"virtual-interrupt delivery" needs "external-interrupt exiting"', EXECUTION),
+
     (100, 'HOST_CR0', 'the host\'s CR0 has the bits that VMX operation fixes', HOST_REGISTERS),
     (101, 'HOST_CR4', 'the host\'s CR4 has the bits that VMX operation fixes', HOST_REGISTERS),
     (102, 'HOST_CR3', 'the host\'s CR3 has no bit beyond the physical-address width', HOST_REGISTERS),

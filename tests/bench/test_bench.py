@@ -115,10 +115,18 @@ def table(**counts):
 
 
 def test_a_row_whose_exits_did_not_happen_is_refused():
-    measure.check_exits({'cpuid': {}}, table(interrupt=1, cpuid=1001), PLAN)
+    measure.check_exits({'cpuid': {}}, table(interrupt=1, cpuid=1001), PLAN, 'qemu-svm')
     for count in (999, 1100):
         with pytest.raises(Trouble, match='exits of kind cpuid'):
-            measure.check_exits({'cpuid': {}}, table(cpuid=count), PLAN)
+            measure.check_exits({'cpuid': {}}, table(cpuid=count), PLAN, 'qemu-svm')
+
+
+def test_a_row_can_have_other_exits_on_one_processor():
+    plan = budget.Budget({'eoi': {'exits': {'wrmsr': 2}, 'exits_on': {'bochs-vmx': {'wrmsr': 1}}}}, {}, {})
+    for processor, count in (('qemu-svm', 2000), ('bochs-vmx', 1000)):
+        measure.check_exits({'eoi': {}}, table(wrmsr=count), plan, processor)
+        with pytest.raises(Trouble, match='exits of kind wrmsr'):
+            measure.check_exits({'eoi': {}}, table(wrmsr=3000 - count), plan, processor)
 
 
 def test_a_switch_is_counted_from_one_vm_to_the_next():

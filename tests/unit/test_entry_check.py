@@ -29,7 +29,7 @@ def processor():
 
 def set_processor():
     cpu.fake.reset()
-    cpu.fake.msr.update(capabilities())
+    cpu.fake.msr.update(capabilities(spares=True))
     cpu.fake.leaves[0x80000008] = (WIDTH, 0, 0, 0)
 
 
@@ -109,6 +109,14 @@ def real_mode():
     return state
 
 
+def sparing():
+    """Intel, with an EOI that does not exit."""
+    state = real_mode().vmcs(VIRTUAL_APIC=0x6000)
+    state.words[vmx.PRIMARY_CONTROLS] |= vmx.EOI_PRIMARY
+    state.words[vmx.SECONDARY_CONTROLS] |= vmx.EOI_SECONDARY
+    return state
+
+
 def protected_mode():
     state = real_mode()
     for name in ('ES', 'SS', 'DS', 'FS', 'GS'):
@@ -163,7 +171,7 @@ def amd_long_mode():
     return state
 
 
-GOOD = [real_mode, protected_mode, paged, lambda: paged(pae=True), long_mode, user_mode, virtual_8086, amd, amd_long_mode]
+GOOD = [real_mode, sparing, protected_mode, paged, lambda: paged(pae=True), long_mode, user_mode, virtual_8086, amd, amd_long_mode]
 
 
 @pytest.mark.parametrize('make', GOOD)
@@ -217,6 +225,8 @@ GOOD_EDGES = [
     lambda: protected_mode().put(EFER=LME), lambda: protected_mode().put(RFLAGS=0x102), lambda: protected_mode().vmcs(GUEST_DR7=0xffffffff),
     lambda: real_mode().put(CR0=0xffffffff & ~(PG | PE)).vmcs(GUEST_CR0=ET | NE),
     # Controls on the edge
+    lambda: real_mode().vmcs(VIRTUAL_APIC=1, TPR_THRESHOLD=16), lambda: sparing().vmcs(TPR_THRESHOLD=16),
+    lambda: real_mode().flip('PRIMARY_CONTROLS', vmx.PRIMARY_TPR_SHADOW).vmcs(TPR_THRESHOLD=15),
     lambda: real_mode().vmcs(CR3_TARGET_COUNT=4), lambda: real_mode().flip('PIN_CONTROLS', vmx.PIN_VIRTUAL_NMIS),
     lambda: real_mode().flip('PRIMARY_CONTROLS', vmx.PRIMARY_IO_BITMAPS).vmcs(IO_BITMAP_A=0x1000, IO_BITMAP_B=0x2000),
     lambda: real_mode().vmcs(EXIT_MSR_LOAD_COUNT=1, EXIT_MSR_LOAD=0x10, ENTRY_MSR_LOAD=1),
@@ -341,6 +351,12 @@ BROKEN = {
     'HOST_64': [lambda: real_mode().vmcs(HOST_EFER=0).flip('EXIT_CONTROLS', vmx.EXIT_CONTROL_HOST_64)],
     'HOST_PAE': [lambda: real_mode().vmcs(HOST_CR4=bits.CR4_VMXE)],
     'HOST_RIP': [lambda: real_mode().vmcs(HOST_RIP=NOT_CANONICAL)],
+    'VIRTUAL_APIC': [lambda: sparing().vmcs(VIRTUAL_APIC=0x6010), lambda: sparing().vmcs(VIRTUAL_APIC=BEYOND)],
+    'TPR_THRESHOLD': [lambda: real_mode().flip('PRIMARY_CONTROLS', vmx.PRIMARY_TPR_SHADOW).vmcs(TPR_THRESHOLD=16)],
+    'TPR_SHADOW': [lambda bit=bit: real_mode().flip('SECONDARY_CONTROLS', bit)
+                   for bit in (vmx.SECONDARY_X2APIC, vmx.SECONDARY_APIC_REGISTERS, vmx.SECONDARY_INTERRUPT_DELIVERY)],
+    'APIC_MODES': [lambda: sparing().flip('SECONDARY_CONTROLS', vmx.SECONDARY_APIC_ACCESSES)],
+    'DELIVERY_EXTERNAL': [lambda: sparing().flip('PIN_CONTROLS', vmx.PIN_EXTERNAL_INTERRUPT)],
 
     'EFER_SVME': [lambda: amd_word('EFER', 0)],
     'CR0_NW_CD': [lambda: amd().put(CR0=bits.CR0_NW | ET)],

@@ -21,9 +21,11 @@ class Budget:
     def exit_of(self, name):
         return self.row.get(name, {}).get('exit')
 
-    def exits_of(self, name):
-        """{kind: count} of one sample."""
+    def exits_of(self, name, processor):
+        """{kind: count} of one sample on that processor, by its name."""
         row = self.row.get(name, {})
+        if processor in row.get('exits_on', {}):
+            return row['exits_on'][processor]
         return row.get('exits') or ({row['exit']: 1} if 'exit' in row else {})
 
     def pending(self):

@@ -26,7 +26,7 @@ def operations(processor):
     if not end or int(end[1]) != len(rows):
         raise Trouble('the bench guest did not print all of its rows on %s:\n%s' % (processor.title, text))
     plan = budget.load()
-    check_exits(rows, text, plan)
+    check_exits(rows, text, plan, processor.name)
     return {name: corrected(processor, numbers) if plan.exit_of(name) else numbers for name, numbers in rows.items()}
 
 
@@ -35,11 +35,11 @@ def corrected(processor, numbers):
     return {name: number + UNCOUNTED.get(processor.machine, 0) for name, number in numbers.items()}
 
 
-def check_exits(rows, text, plan):
+def check_exits(rows, text, plan, processor):
     """Each sample of a row with an exit must be in the manager's table. Ports have no upper bound: the guest prints."""
     expected = {}
     for name in rows:
-        for kind, count in plan.exits_of(name).items():
+        for kind, count in plan.exits_of(name, processor).items():
             expected[kind] = expected.get(kind, 0) + SAMPLES * count
     counted = {kind: int(count) for kind, count in re.findall(r'([a-z][a-z ]*?) (\d+)(?:, |$)', TABLE.search(text)[1])}
     for kind, count in expected.items():

@@ -533,6 +533,35 @@ def test_switching_off_forgets_all_and_an_x2apic_must_go_through_it():
     assert read(a, ID) == 3 << 24 and read(a, SVR) == 0xff and read(a, IRR + 0x20) == 0
 
 
+
+# What an EOI does beside clearing a bit
+
+def with_vectors(serving, requested, levels):
+    a = apic(5)
+    assert a.write_base(r_uint(WINDOW | ENABLE | X2APIC))
+    for words, vectors in ((a.isr, serving), (a.irr, requested), (a.tmr, levels)):
+        for vector in vectors:
+            words[vector >> 6] |= r_uint(1 << (vector & 63))
+    return a
+
+
+@pytest.mark.parametrize('serving, requested, levels, vector, alone', [
+    ([0x61], [], [], 0x61, True), ([0xff], [], [0x7f, 0xfe], 0xff, True), ([0x10], [], [], 0x10, True),
+    ([], [], [], 0x61, False), ([0x21], [], [], 0x61, False), ([0x62], [], [], 0x61, False),        # not in service
+    ([0x61, 0x21], [], [], 0x61, False), ([0xbf, 0x7f, 0x3f], [], [], 0xbf, False), ([0x61, 0x60], [], [], 0x61, False),
+    ([0x61], [], [0x61], 0x61, False), ([0x61], [0x20], [], 0x61, False), ([0x61], [0xff], [], 0x61, False)])
+def test_an_interrupt_ends_alone_when_nothing_else_is_there(serving, requested, levels, vector, alone):
+    a = with_vectors(serving, requested, levels)
+    before = list(a.isr)
+    assert a.ends_alone(vector) == alone and a.isr == before
+
+
+def test_out_of_x2apic_mode_none_ends_alone():
+    a = with_vectors([0x61], [], [])
+    a.base = r_uint(WINDOW | ENABLE)
+    assert not a.ends_alone(0x61)
+
+
 # Destinations, each way to name an APIC by itself. (logical, destination) -> is it this one?
 
 @pytest.mark.parametrize('logical, destination, right', [

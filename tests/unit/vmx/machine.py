@@ -18,8 +18,8 @@ TSS_BASE = 0xffffffff80103456
 MUST_PIN, MUST_PRIMARY, MUST_EXIT, MUST_ENTRY = 0x16, 0x04006172, 0x36dfb, 0x11fb
 
 
-def capabilities():
-    """MSR -> value. The low half says what must be set, the high half what may be."""
+def capabilities(spares=False):
+    """MSR -> value. The low half says what must be set, the high half what may be. spares: with APICv, as a server's."""
     return {
         bits.MSR_FEATURE_CONTROL: 0,
         bits.MSR_EFER: bits.EFER_LME | bits.EFER_LMA | bits.EFER_NXE,
@@ -30,7 +30,7 @@ def capabilities():
         vmx.MSR_VMX_CR4_FIXED0: bits.CR4_VMXE, vmx.MSR_VMX_CR4_FIXED1: 0x1767ff,
         vmx.MSR_VMX_TRUE_PIN: MUST_PIN | 0x7f << 32,
         vmx.MSR_VMX_TRUE_PRIMARY: MUST_PRIMARY | 0xfff9fffe << 32,
-        vmx.MSR_VMX_SECONDARY: 0x7cff << 32,
+        vmx.MSR_VMX_SECONDARY: (0x7fff if spares else 0x7cff) << 32,
         vmx.MSR_VMX_TRUE_EXIT: MUST_EXIT | 0x7fffff << 32,
         vmx.MSR_VMX_TRUE_ENTRY: MUST_ENTRY | 0xffff << 32,
         vmx.MSR_VMX_EPT_VPID: (vmx.EPT_FOUR_LEVELS | vmx.EPT_WRITE_BACK | vmx.EPT_LARGE_PAGES | vmx.EPT_INVEPT | vmx.EPT_INVEPT_SINGLE |
@@ -59,11 +59,11 @@ class Compartment(object):
 class Core(object):
     """vendor: a Vmx that is enabled."""
 
-    def __init__(self):
+    def __init__(self, spares=False):
         memory.reset_fake()
         cpu.fake.reset()
         hw.fake.reset()
-        cpu.fake.msr.update(capabilities())
+        cpu.fake.msr.update(capabilities(spares))
         cpu.fake.leaves[1] = (0, 0, vmx.CPUID_VMX, 0)
         cpu.fake.leaves[0x80000008] = (39, 0, 0, 0)
         cpu.fake.register.update(cr0=0x80010033 | bits.CR0_TS, cr3=0x5000, cr4=bits.CR4_PAE)

@@ -6,7 +6,7 @@ import pytest
 from hypervisor.hw import cpu, nmi
 from hypervisor.hw import memory as hw_memory
 from hypervisor.hw import vmx as hw
-from hypervisor.kernel import loop
+from hypervisor.kernel import loop, vmx_check
 from hypervisor.kernel import owned as owned_module
 from hypervisor.kernel.apic import apic
 from hypervisor.kernel.arena import arena
@@ -136,7 +136,7 @@ class Box(object):
     def __init__(self):
         CLEAN.restore()
         nmi.fake.reset()
-        self.core = Core().enable()
+        self.core = Core(spares=True).enable()
         self.real = cpu.fake.msr = RealApic(cpu.fake.msr)
         cpu.fake.take = self.real.kernel_takes
         apic.x2apic = True
@@ -163,6 +163,9 @@ class Box(object):
         """Once, from the loop. Returns whether the APIC was lent."""
         def play(area, fields):
             self.lent = self.vcpu.owns
+            reader = vmx_check.vmcs_reader
+            reader.vendor, reader.vcpu = self.core.vendor, self.vcpu
+            assert vmx_check.execution_rule(reader) == 0
             fields[vmx.IDT_VECTORING_INFO] = 0
             fields[vmx.ENTRY_INTERRUPTION_INFO] = fields.get(vmx.ENTRY_INTERRUPTION_INFO, 0) & 0x7fffffff
             fields[vmx.EXIT_REASON], fields[vmx.EXIT_INSTRUCTION_LENGTH] = vmx.REASON_WBINVD, 2
@@ -208,7 +211,8 @@ def test_the_guest_reaches_four_registers_and_no_more(box, offset):
     assert more == {(0x808, 'r'), (0x808, 'w'), (0x80a, 'r'), (0x80b, 'w')} | (set() if offset else {(DEADLINE, 'r'), (DEADLINE, 'w')})
     assert before[vmx.PIN_CONTROLS] & ~inside[vmx.PIN_CONTROLS] == vmx.PIN_EXTERNAL_INTERRUPT and inside[vmx.PIN_CONTROLS] & vmx.PIN_NMI
     assert before[vmx.PRIMARY_CONTROLS] & ~inside[vmx.PRIMARY_CONTROLS] == vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE
-    for field in (vmx.PIN_CONTROLS, vmx.PRIMARY_CONTROLS, vmx.MSR_BITMAP):
+    assert before[vmx.SECONDARY_CONTROLS] & ~inside[vmx.SECONDARY_CONTROLS] == vmx.EOI_SECONDARY           # or they would be virtual ones
+    for field in (vmx.PIN_CONTROLS, vmx.PRIMARY_CONTROLS, vmx.SECONDARY_CONTROLS, vmx.MSR_BITMAP):
         assert fields[field] == before[field], vmx.NAME_OF[field]
     assert box.is_the_kernels() and box.real.sent == []
 
