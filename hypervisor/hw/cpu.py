@@ -23,6 +23,7 @@ class FakeCpu(object):
         self.output = []            # (port, size, value) of each OUT
         self.input = {}             # port -> value of each IN
         self.tsc = 0
+        self.rdtsc_ticks = 100      # what a RDTSC takes
         self.loaded_state = None    # what XRSTOR or FXRSTOR loaded last
         self.run = None             # run(area, root) -> vector
         self.wait = lambda: 0xf0    # an interrupt comes at once
@@ -49,7 +50,7 @@ def _fake_wrmsr(number, value):
 
 
 def _fake_rdtsc():
-    fake.tsc += 100
+    fake.tsc += fake.rdtsc_ticks
     return r_uint(fake.tsc)
 
 

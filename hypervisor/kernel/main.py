@@ -50,6 +50,10 @@ def start(magic, information):
     code = loader.read(magic, information)
     if code != refusal.NONE:
         return code
+    if this.is_first():
+        code = timer.begin()
+        if code != refusal.NONE:
+            return code
     code = inventory.open()
     if code != refusal.NONE:
         return code
@@ -57,12 +61,16 @@ def start(magic, information):
     code = vendor.probe()
     if code != refusal.NONE:
         return code
-    code = open_timer_and_cores()
+    code = open_cores()
     if code != refusal.NONE:
         return code
-    vendor_number.owning = owned.why(vendor)
     if root.build() != status.OK:
         return refusal.NO_MEMORY
+    if this.is_first():
+        code = timer.measure()
+        if code != refusal.NONE:
+            return code
+    vendor_number.owning = owned.why(vendor)
     code = load_manager()
     if code != refusal.NONE:
         return code
@@ -87,16 +95,15 @@ def start(magic, information):
     return refusal.NONE
 
 
-def open_timer_and_cores():
-    """The first core measures, and looks for others; it tells them the rates. Returns a refusal or NONE."""
-    if not this.is_first():
-        wires.open()
-        return timer.open_again(memory.load64(this.record + core.HANDOVER['TSC_KHZ']), memory.load64(this.record + core.HANDOVER['RATIO']))
-    code = timer.open()
-    if code == refusal.NONE:
+def open_cores():
+    """The first core looks for others; these know its rates from what it has handed over. Returns a refusal or NONE."""
+    code = refusal.NONE
+    if this.is_first():
         code = cores.open()
         links.open()
-        wires.open()
+    else:
+        code = timer.open_again(memory.load64(this.record + core.HANDOVER['TSC_KHZ']), memory.load64(this.record + core.HANDOVER['RATIO']))
+    wires.open()
     return code
 
 

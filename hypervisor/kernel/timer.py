@@ -10,7 +10,7 @@ from hypervisor.spec import lapic, refusal
 from hypervisor.spec.cpu import VECTOR_SPURIOUS, VECTOR_TIMER
 
 R0 = r_uint(0)
-SHORT = lapic.PIT_HZ // 450             # counts of the PIT: 2.2 ms, which is enough where a port is read at once
+SHORT = lapic.PIT_HZ // 510             # counts of the PIT: 1.96 ms, which is enough where a port is read at once
 LONG = lapic.PIT_HZ // 100              # a hundredth of a second
 CALIBRATIONS = 8
 SHARP = r_uint(2000)                    # good enough: 1 / 2000 of the interval left open
@@ -24,21 +24,24 @@ class Timer(object):
     def __init__(self):
         self.tsc_khz = R0
         self.ratio = R0
-        # One measurement
+        # One measurement: TSC before and behind its start, and what it finds
+        self.first = R0
+        self.begun = R0
         self.ticks = R0
         self.counted = R0
         self.blur = R0
 
-    def open(self):
-        """While memory is mapped one to one: silence the PIC, switch the local APIC on, measure both rates. Returns a refusal or NONE."""
+    def begin(self):
+        """While memory is mapped one to one: silence the PIC, switch the local APIC on, and begin to measure both rates: what is done before `measure`
+        is done while the PIT counts. Returns a refusal or NONE."""
         self._quiet_pic()
         code = self._open_apic(r_uint(lapic.EXTINT << lapic.MODE_SHIFT))        # the PICs, all of whose lines are masked (line.py)
-        if code != refusal.NONE:
-            return code
-        return self._calibrate()
+        if code == refusal.NONE:
+            self._begin(r_uint(SHORT))
+        return code
 
     def open_again(self, tsc_khz, ratio):
-        """As `open`, on a core that another one has started: the rates are known, and the PICs are the first core's."""
+        """As `begin` and `measure`, on a core that another one has started: the rates are known, and the PICs are the first core's."""
         self.tsc_khz = tsc_khz
         self.ratio = ratio
         return self._open_apic(r_uint(lapic.MASKED))
@@ -64,17 +67,18 @@ class Timer(object):
                             (lapic.PIC1_DATA, 0xff), (lapic.PIC2_DATA, 0xff)]:
             cpu.port_out(r_uint(port), r_uint(1), r_uint(value))
 
-    def _calibrate(self):
-        """Measure until one measurement is sharp enough, and take the sharpest long one: whoever has the processor below may take it away
-        at any moment."""
-        code = self._measure(SHORT)
+    def measure(self):
+        """Until one measurement is sharp enough; else take the sharpest long one: whoever has the processor below may take it away at any moment.
+        Returns a refusal or NONE."""
+        code = self._finish(r_uint(SHORT))
         if code != refusal.NONE or self._is_sharp():
             return code
         best = ~R0
         n = 0
         while n < CALIBRATIONS:
             kept_khz, kept_ratio = self.tsc_khz, self.ratio
-            code = self._measure(LONG)
+            self._begin(r_uint(LONG))
+            code = self._finish(r_uint(LONG))
             if code != refusal.NONE:
                 return code
             if self.blur < best:
@@ -90,29 +94,33 @@ class Timer(object):
     def _is_sharp(self):
         return self.blur * SHARP < self.ticks
 
-    def _measure(self, count):
-        """Both rates by one interval. Returns a refusal or NONE."""
-        self._time(r_uint(count))
-        if self.ticks == R0:
-            return refusal.PIT_SILENT
-        if self.counted == R0:
-            return refusal.LAPIC_SILENT
-        self.tsc_khz = self.ticks * lapic.PIT_HZ // (r_uint(count) * 1000)
-        self.ratio = (self.counted << 20) // self.ticks
-        return refusal.NONE
-
-    def _time(self, count):
-        """`count` counts of the PIT, in TSC ticks and LAPIC counts. They start and end somewhere between two readings of the TSC, and the
-        PIT begins with its own next count; `blur` is what these leave open. ticks: 0 when the PIT does not count."""
+    def _begin(self, count):
+        """`count` counts of the PIT, during which the LAPIC counts too."""
         gate = cpu.port_in(r_uint(lapic.PIT_GATE), r_uint(1)) & r_uint(0xfc)
         cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate)
         cpu.port_out(r_uint(lapic.PIT_COMMAND), r_uint(1), r_uint(0xb0))       # channel 2, one-shot
         cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), count & 0xff)
         cpu.port_out(r_uint(lapic.PIT_CHANNEL2), r_uint(1), count >> 8)
-        first = cpu.rdtsc()
+        self.first = cpu.rdtsc()
         apic.write(lapic.INITIAL_COUNT, r_uint(0xffffffff))
         cpu.port_out(r_uint(lapic.PIT_GATE), r_uint(1), gate | r_uint(1))      # go
-        start = cpu.rdtsc()
+        self.begun = cpu.rdtsc()
+
+    def _finish(self, count):
+        """Both rates by this interval. Returns a refusal or NONE."""
+        self._time(count)
+        if self.ticks == R0:
+            return refusal.PIT_SILENT
+        if self.counted == R0:
+            return refusal.LAPIC_SILENT
+        self.tsc_khz = self.ticks * lapic.PIT_HZ // (count * 1000)
+        self.ratio = (self.counted << 20) // self.ticks
+        return refusal.NONE
+
+    def _time(self, count):
+        """The interval in TSC ticks and LAPIC counts. It starts and ends somewhere between two readings of the TSC, and the PIT begins with its
+        own next count; `blur` is what these leave open: all of it, when it has ended before it is looked at. ticks: 0 when the PIT does not count."""
+        first, start = self.first, self.begun
         before = start
         while cpu.port_in(r_uint(lapic.PIT_GATE), r_uint(1)) & r_uint(0x20) == R0:
             before = cpu.rdtsc()

@@ -134,6 +134,10 @@ class Cpuid(object):
         self.amd = False
         self.tsc_khz = ZERO
         self.processors = 1
+        # Leaf 7, as far as it is always the same: it is asked too often to ask the processor three times.
+        self.features_ebx = ZERO
+        self.features_ecx = ZERO
+        self.features_edx = ZERO
         # The answer of answer().
         self.eax = ZERO
         self.ebx = ZERO
@@ -146,6 +150,10 @@ class Cpuid(object):
         self.tsc_khz = tsc_khz
         self.largest = host(ZERO, ZERO, task.EAX)
         self.largest_extended = host(r_uint(0x80000000), ZERO, task.EAX)
+        leaf = r_uint(FEATURES)
+        self.features_ebx = host(leaf, ZERO, task.EBX) & r_uint(LEAF_7_EBX)
+        self.features_ecx = host(leaf, ZERO, task.ECX) & r_uint(LEAF_7_ECX)
+        self.features_edx = host(leaf, ZERO, task.EDX) & r_uint(LEAF_7_EDX)
 
     def set_processors(self, count):
         """Called once, after set_host: how many vCPUs there are. The APIC id of each is its index."""
@@ -253,9 +261,7 @@ class Cpuid(object):
             self._xsave(subleaf, value)
 
     def _features(self, cr4):
-        leaf = r_uint(FEATURES)
-        self._set(ZERO, host(leaf, ZERO, task.EBX) & r_uint(LEAF_7_EBX), host(leaf, ZERO, task.ECX) & r_uint(LEAF_7_ECX),
-                  host(leaf, ZERO, task.EDX) & r_uint(LEAF_7_EDX))
+        self._set(ZERO, self.features_ebx, self.features_ecx, self.features_edx)
         if cr4 & r_uint(cpu.CR4_PKE) != ZERO:
             self.ecx |= r_uint(cpu.LEAF_7_ECX_OSPKE)
 

@@ -8,7 +8,7 @@ from tests.hostile.vmms import common, table
 
 EXITS = 50                      # the guest has printed its first line by then
 PF = 14
-NOT_CANONICAL = 1 << 47
+NOT_CANONICAL = 1 << 60         # with four levels of page tables and with five
 U64 = (1 << 64) - 1
 
 # What each variant does, in the order of table.py: fields of the vCPU page that get a value, after an honest answer.

@@ -256,8 +256,9 @@ def test_rate_is_right_though_the_processor_was_away_while_it_was_measured(make_
 
 @pytest.mark.parametrize('gate_ticks, disturbed, measured', [(60, 0, 1), (60, 1, 2), (60, 2, 3), (300, 0, 2), (1500, 0, 2)])
 def test_a_short_interval_is_enough_where_it_leaves_as_little_open(make_machine, gate_ticks, disturbed, measured):
-    """A 2000th, the PIT's own count among it, which is a 2651st. A read of its gate of 300 ns is too blurred for that."""
+    """A 2000th, the PIT's own count among it, which is a 2339th. A read of its gate of 300 ns is too blurred for that."""
     machine = make_machine()
+    machine.cpu.rdtsc_ticks = 20
     machine.cpu.input.gate_ticks = gate_ticks
     machine.cpu.input.away = [1000000] * disturbed
     assert machine.boot() == refusal.NONE
