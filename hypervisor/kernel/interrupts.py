@@ -52,7 +52,7 @@ def prepare(vcpu):
         return False
     apic.take(vector)
     vendor.interrupt(vcpu, vector)
-    if vcpu.has_interrupt():
+    if (apic.nmi or apic.extint or apic.has_request()) and vcpu.has_interrupt():        # nearly always there is none, which is seen without a call
         vendor.open_window(vcpu)
     return True
 
