@@ -2,7 +2,7 @@
 
 The kernel's TSC runs evenly on the one core there is, so a clock page is written once, when the guest names it, and stays right;
 the guest reads the time by RDTSC alone. The hypercall is the kernel's (hypervisor/kernel/hypercall.py). Not offered: PV EOI and steal
-time, because the kernel would have to write them and it never maps guest memory.
+time (docs/design.md says why).
 Source: Linux, Documentation/virt/kvm/x86/msr.rst and cpuid.rst; the layouts are pvclock_wall_clock and pvclock_vcpu_time_info.
 """
 from rpython.rlib.rarithmetic import r_uint
