@@ -1,7 +1,8 @@
 """Compartments: who owns frames. Each has one task and, if it is a VM, a nested address space and vCPUs."""
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.hw import cpu
+from hypervisor.hw import cpu, memory
 from hypervisor.hw.audit import publish_root
 from hypervisor.kernel import limit
 from hypervisor.kernel.arena import Account
@@ -16,6 +17,7 @@ from hypervisor.kernel.task import NEVER, NOT_BLOCKED, Task
 from hypervisor.lib.cold import cold
 from hypervisor.spec import audit, call, ending, status
 from hypervisor.spec import exit as kinds
+from hypervisor.spec.vcpu import STOLEN
 
 R0 = r_uint(0)
 
@@ -60,6 +62,9 @@ class Compartment(Account):
         self.signals = R0
         self.counts = [R0] * kinds.COUNT    # exits of vCPUs that are gone
         self.vcpu_ticks = R0                # likewise
+        self.waits_since = R0               # TSC since when others have the processor that it wants; 0: it has it, or wants none
+        self.tells_stolen = False           # its VMM wants to know what is stolen from its vCPUs
+        self.untold_ticks = R0                    # ticks of that since it was told last
         self.creator = None
         self.creator_slot = 0
 
@@ -99,6 +104,25 @@ class Compartment(Account):
         """Set a signal bit; wakes the task if it waits for one."""
         self.signals |= r_uint(1) << slot
         self.task.signalled()
+
+    @dont_inline                            # who has not waited, or whose VMM does not care, pays for no more than the question
+    def had_to_wait(self, now, telling):
+        """It gets the processor that it has wanted, of which its VMM keeps account. telling: ticks after which it hears of them."""
+        spent = now - self.waits_since
+        self.waits_since = R0
+        if not self.tells_stolen:
+            return
+        n = 0
+        while n < self.vcpu_count:
+            vcpu = self.vcpus[n]
+            if vcpu is not None and vcpu.ready:
+                vcpu.stolen += spent
+                memory.store64(vcpu.page + STOLEN, vcpu.stolen)
+            n += 1
+        self.untold_ticks += spent
+        if self.untold_ticks >= telling:
+            self.untold_ticks = R0
+            self.signal(call.SLOT_VCPU)
 
     def publish(self):
         """Tell an auditor outside which roots this compartment has."""

@@ -98,6 +98,9 @@ def open_compartment(compartment):
     compartment.vcpu_count = 0
     compartment.here = 0
     compartment.vcpu_ticks = R0
+    compartment.waits_since = R0
+    compartment.tells_stolen = False
+    compartment.untold_ticks = R0
     compartment.creator = None
     compartment.share.open()
     compartment.forget_others()
@@ -288,6 +291,7 @@ def reset_common(vcpu):
     vcpu.apic.reset(vcpu.index)
     vcpu.apic.tsc_offset = R0
     vcpu.ticks = R0
+    vcpu.stolen = R0
     n = 0
     while n < kinds.COUNT:
         vcpu.counts[n] = R0

@@ -165,6 +165,10 @@ class Scheduler(object):
         if self.must_serve():
             first = compartments[lines.unserved]
             self.of_promise = first.share.budget > 0
+        if first is self.compartment:
+            first.waits_since = R0
+        elif first.waits_since != R0:
+            first.had_to_wait(self.since, self.turn_ticks)
         if first.task.ready:
             self.vcpu = None
         elif first is not self.compartment or self.vcpu is None or not self.vcpu.ready:
@@ -228,9 +232,12 @@ class Scheduler(object):
             own = compartment.share
             if not compartment.used or not compartment.wants():
                 own.idle = True
+                compartment.waits_since = R0
                 wanting.bits ^= lowest_bit
                 continue
             count += 1
+            if compartment.waits_since == R0:
+                compartment.waits_since = self.since
             own.catch_up(self.period, just_ended)
             if own.idle:
                 own.arrive(self.clock)
@@ -282,6 +289,8 @@ class Scheduler(object):
             return
         favoured = compartments[number]
         self.charge(cpu.rdtsc())
+        if favoured is not self.compartment and self.compartment.wants():
+            self.compartment.waits_since = self.charged
         self.run_next(favoured, None)
         favoured.share.catch_up(self.period, 0)
         self.of_promise = favoured.share.budget > 0

@@ -17,7 +17,8 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import vcpu as page_layout
 from hypervisor.spec.context import AREA
 from hypervisor.spec.vcpu import (CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GPR, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW,
-                                  GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, REGISTER, REGISTER_SHIFT, STATE)
+                                  GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE, GROUP_TIME, GROUP_VECTOR, REGISTER, REGISTER_SHIFT, STATE,
+                                  TELL_STOLEN)
 
 R0 = r_uint(0)
 RIP = fields.RIP
@@ -152,6 +153,8 @@ def apply_rare(vcpu, page, dirty):
         apply_time(vcpu, page)
     if dirty & r_uint(GROUP_VECTOR) != R0:
         vector.apply(vcpu)
+    if dirty & r_uint(TELL_STOLEN) != R0 and not vcpu.compartment.is_branch():
+        vcpu.compartment.tells_stolen = True
     return 0
 
 

@@ -43,6 +43,7 @@ class Vcpu(Context):
         self.owns = False           # it is
         self.spared = NONE          # VMX only: the vector in service whose end does not exit (vmx_eoi.py)
         self.passes_eoi = False     # VMX only: its VMCS has the bitmap for that
+        self.stolen = R0            # ticks that others have had while it could have run, if its VMM keeps account of them
         self.flush = False          # nested translations must be dropped before the next entry
         # Of a VM on several cores
         self.away = False           # it lives on another core; here are its capability, its page, and what its APIC answers to

@@ -26,6 +26,11 @@ ANSWER_FIELDS = [
 EXIT = offsets(EXIT_FIELDS, 0)
 ANSWER = offsets(ANSWER_FIELDS, 64)
 
+# Kept by the kernel where TELL_STOLEN was asked for: the TSC ticks that others have had while this vCPU could have run. Each time that there is a millisecond
+# more of them, the VMM hears a signal.
+STOLEN = 104
+assert ANSWER['END'] <= STOLEN
+
 # ACTION
 COMPLETE = 0        # the exit is handled: the kernel puts RESULT where the instruction wants it and steps over it
 RESUME = 1          # nothing to complete: the VMM has changed the state itself (or nothing), go on at its RIP
@@ -56,7 +61,9 @@ MEMORY_BRINGS = GROUP_GPR | GROUP_FLOW | GROUP_CONTROL      # what the page hold
 # DIRTY besides: one of the general registers alone. Its number stands from REGISTER_SHIFT on.
 REGISTER = 256
 REGISTER_SHIFT = 12
-DIRTY_KNOWN = GROUPS | REGISTER | 15 << REGISTER_SHIFT
+# And a wish, for the whole VM and as long as it lives: to be told what is stolen.
+TELL_STOLEN = 1024
+DIRTY_KNOWN = GROUPS | REGISTER | 15 << REGISTER_SHIFT | TELL_STOLEN
 
 VECTOR_BYTES = 32
 GROUP_FIELDS = [
@@ -72,7 +79,7 @@ GROUP_FIELDS = [
 STATE_FIELDS = [name for _, names in GROUP_FIELDS for name in names]
 STATE = offsets(STATE_FIELDS, 128)
 CPUID_TABLE = 1280
-assert STATE['END'] <= CPUID_TABLE
+assert STOLEN + 8 <= 128 and STATE['END'] <= CPUID_TABLE
 
 # The CPUID table: entries of EAX, EBX, ECX, EDX (32 bits each), for the first 32 leaves of each class. Leaves outside answer
 # zeros. Then one 32-bit word per class: bit n says that leaf n depends on the subleaf, so that the VMM is asked (kind CPUID).

@@ -40,7 +40,7 @@ class Machine(object):
         self.tsc_offset = r_uint(0)
         self.cpuid = Cpuid()
         self.msrs = Msrs()
-        self.paravirtual = Paravirtual(self.ram)
+        self.paravirtual = Paravirtual(self.ram, self.vcpu)
         self.board = Board(self.power, self.vcpu)
         self.uart = Uart(self.console, self.board.lines)
         self.exit_port = ExitPort(self.power)

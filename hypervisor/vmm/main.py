@@ -66,6 +66,7 @@ def other_reasons(machine, reasons):
     if reasons & REASON_SIGNAL:
         machine.console.take_signals()
         machine.uart.console_changed()
+        machine.paravirtual.stolen_changed()
     if not reasons & REASON_EXIT:
         return False
     machine.vcpu.select(reasons >> REASON_VCPU_SHIFT & VCPUS_PER_VM - 1)
@@ -144,7 +145,9 @@ def write_msr(machine):
     else:
         row = machine.msrs.find(number)
         allowed = row != NONE and machine.msrs.write_is_allowed(row, value)
-    if allowed:
+    if allowed and machine.paravirtual.wants_stolen(number, machine.vcpu.index):
+        machine.vcpu.complete_and_be_told()
+    elif allowed:
         machine.vcpu.complete()
     else:
         machine.vcpu.inject(VECTOR_GP, ZERO)

@@ -30,6 +30,7 @@ RESULT = _field(spec.ANSWER['RESULT'])
 RESULT2 = _field(spec.ANSWER['RESULT2'])
 ERROR = _field(spec.ANSWER['ERROR'])
 DIRTY = _field(spec.ANSWER['DIRTY'])
+STOLEN = _field(spec.STOLEN)
 
 STATE = dict((name, _field(offset)) for name, offset in spec.STATE.items())
 REGISTER_0 = STATE['RAX']
@@ -123,6 +124,11 @@ class Vcpu(object):
         memory.store64(page + RESULT, result)
         memory.store64(page + DIRTY, r_uint(0))
 
+    def complete_and_be_told(self):
+        """From now on the kernel keeps account of what is stolen, and signals it."""
+        self.complete()
+        memory.store64(self.page + DIRTY, r_uint(spec.TELL_STOLEN))
+
     def complete_cpuid(self, result, result2):
         self.complete(result)
         memory.store64(self.page + RESULT2, result2)
@@ -139,6 +145,10 @@ class Vcpu(object):
         memory.store64(page + RESULT2, r_uint(vector))
         memory.store64(page + ERROR, error)
         memory.store64(page + DIRTY, r_uint(dirty))
+
+    def stolen(self, index):
+        """TSC ticks that others have had while vCPU `index` could have run."""
+        return memory.load64(PAGE + r_uint(index) * PAGE_BYTES + STOLEN)
 
     def run(self, deadline):
         """Give the answer and let the vCPU run. Returns the call's status; call.value(): REASON_*."""

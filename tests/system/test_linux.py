@@ -101,10 +101,14 @@ def test_busy_guests_stay_responsive_and_their_clocks_go_right(guests):
         clocks[name].look(LOOKS[guests.box.machine])    # just before the work and just after it: an idle guest answers soon
     for name in (PORT, STARBOARD):
         guests.say(name, work + ' true')
+    spent = {name: processor_times(guests, name) for name in (PORT, STARBOARD)}
     for name in (PORT, STARBOARD) * ROUNDS[guests.box.machine]:
         first, second = re.findall(r'\b\d+\.\d\d\b', guests.say(name, '%s; sleep 1; %s' % (uptime, uptime)))
         assert 1.0 <= float(second) - float(first) < 4.0
         assert guests.number(name, 'echo $((40 + 2))') == 42
+    for name in (PORT, STARBOARD):
+        had, stolen = [now - before for now, before in zip(processor_times(guests, name), spent[name])]
+        assert .3 < stolen / (had + stolen) < .7, (name, had, stolen)
     for name in (PORT, STARBOARD):
         assert guests.number(name, running) == 3
         assert guests.number(name, forks) > before[name] + FORKS
@@ -115,6 +119,11 @@ def test_busy_guests_stay_responsive_and_their_clocks_go_right(guests):
         clocks[name].check()
         assert guests.number(name, running) == 0
         assert guests.say(name, "dmesg | grep -E '%s'" % COMPLAINTS) == ''
+
+
+def processor_times(guests, name):
+    """What the guest has had of its processor for itself, and what it knows to be stolen, in hundredths of a second."""
+    return [int(number) for number in guests.say(name, "awk '/^cpu / { print $2 + $3 + $4, $9 }' /proc/stat").split()]
 
 
 def test_one_guests_panic_leaves_the_others_shell_working(guests):

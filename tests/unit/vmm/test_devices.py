@@ -199,7 +199,7 @@ def words_of(text):
 def test_cpuid_names_the_hypervisor_where_guests_look():
     entries, _ = table()
     assert entries[0x40000000] == (0x40000010,) + words_of(b'KVMKVMKVM\0\0\0')
-    assert entries[0x40000001] == (1 << 0 | 1 << 1 | 1 << 3 | 1 << 11 | 1 << 24, 0, 0, 0)   # clock, delay, clock, PV IPI, stable: Linux' kvm/cpuid.rst
+    assert entries[0x40000001] == (1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 11 | 1 << 24, 0, 0, 0)   # clock, delay, clock, steal time, PV IPI, stable: Linux' kvm/cpuid.rst
     assert entries[0x40000100] == (0x40000100,) + words_of(b'BulkheadBulk')
     for leaf in entries:
         if 0x40000000 <= leaf < 0x80000000 and leaf not in (0x40000000, 0x40000001, 0x40000010, 0x40000100):

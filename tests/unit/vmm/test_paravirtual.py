@@ -1,16 +1,16 @@
-"""The paravirtual clock, read as Linux reads it.
+"""The paravirtual clock and stolen time, read as Linux reads them.
 
-Source: Linux, Documentation/virt/kvm/x86/msr.rst: pvclock_vcpu_time_info and pvclock_wall_clock.
+Source: Linux, Documentation/virt/kvm/x86/msr.rst: pvclock_vcpu_time_info, pvclock_wall_clock and kvm_steal_time.
 """
 import datetime
 import struct
 
 import pytest
 
-from hypervisor.spec import boot, exit, vcpu
-from tests.unit.vmm.box import MIB, Box, exits, out, run, then
+from hypervisor.spec import boot, call, exit, vcpu
+from tests.unit.vmm.box import MIB, VCPU_PAGE, Box, exits, out, run, store64, then
 
-WALL, TIME, WALL_OLD, TIME_OLD = 0x4b564d00, 0x4b564d01, 0x11, 0x12
+WALL, TIME, STEAL, WALL_OLD, TIME_OLD = 0x4b564d00, 0x4b564d01, 0x4b564d03, 0x11, 0x12
 
 
 def write(number, value):
@@ -56,6 +56,8 @@ def test_time_by_the_page_is_time_by_the_guests_tsc(khz, flags, numbers):
 @pytest.mark.parametrize('number, value, right', [
     (TIME, 0x2001, True), (TIME, 0x2000, True), (TIME, 0x2003, False), (TIME, 4 * MIB - 32 + 1, True), (TIME, 4 * MIB - 28 + 1, False),
     (TIME, 0xa0001, False), (TIME, 0xffffffffffffffe1, False), (TIME, 0xfffffffffffffffd, False), (TIME, 1 << 40 | 1, False), (TIME, 0, True),
+    (STEAL, 0x2001, True), (STEAL, 0x2000, True), (STEAL, 0x2003, False), (STEAL, 0x2021, False), (STEAL, 4 * MIB - 64 + 1, True), (STEAL, 4 * MIB + 1, False),
+    (STEAL, 0xa0001, False), (STEAL, 0xffffffffffffffc1, False), (STEAL, 1 << 40 | 1, False), (STEAL, 0, True),
     (WALL, 0x3000, True), (WALL, 0x3002, False), (WALL, 4 * MIB - 12, True), (WALL, 4 * MIB - 8, False), (WALL, 0xfffffffffffffffc, False)])
 def test_only_memory_of_the_guest_can_be_named(number, value, right):
     box, seen = Box(ram=4 * MIB), []
@@ -74,7 +76,47 @@ def test_switched_off_page_is_left_alone():
 
 def test_reset_forgets_the_pages():
     box, seen = Box(restarts=1), []
-    steps = [write(TIME, 0x2001), write(WALL, 0x3000), out(0xcf9, 6), exits(exit.MSR_READ, SELECTOR=TIME),
+    steps = [write(TIME, 0x2001), write(WALL, 0x3000), write(STEAL, 0x2041), out(0xcf9, 6), exits(exit.MSR_READ, SELECTOR=TIME),
+             then(lambda box: seen.append(box.answer('RESULT')), exits(exit.MSR_READ, SELECTOR=STEAL)),
              then(lambda box: seen.append(box.answer('RESULT')), exits(exit.MSR_READ, SELECTOR=WALL))]
     look_at(box, steps, lambda box: seen.append(box.answer('RESULT')))
-    assert seen == [0, 0]
+    assert seen == [0, 0, 0]
+
+
+# Stolen time
+
+def steals(ticks):
+    """The kernel has counted so many, and signals."""
+    def happens(box):
+        store64(VCPU_PAGE + vcpu.STOLEN, ticks)
+        box.signals |= 1 << call.SLOT_VCPU
+        return call.REASON_SIGNAL
+    return happens
+
+
+@pytest.mark.parametrize('khz', [1000, 999999, 2400000])
+def test_what_is_stolen_is_in_memory_as_nanoseconds(khz):
+    box, seen, wishes = Box(tsc_khz=khz), [], []
+    box.put_guest(0x2000, b'\0' * 64 + b'\xee')
+
+    def look(box):
+        wishes.append(box.answer('DIRTY'))
+        seen.append(struct.unpack('<QII48x', bytes(box.guest(0x2000, 64))))
+    box.script = [steals(12), write(STEAL, 0x2001), then(look, steals(12 + khz * 5)), exits(exit.MSR_READ, SELECTOR=STEAL), then(look, steals(khz * 10 ** 9)),
+                  exits(exit.MSR_READ, SELECTOR=STEAL), then(look, steals(khz * 10 ** 9)), exits(exit.MSR_READ, SELECTOR=STEAL), then(look, out(0xf4, 0))]
+    run(box)
+    assert wishes == [vcpu.TELL_STOLEN, 0, 0, 0], 'it asks the kernel once'
+    first = 12 * 10 ** 6 // khz
+    assert [steal for steal, _, _ in seen] == [first, first + 5 * 10 ** 6, 10 ** 15, 10 ** 15]
+    versions = [version for _, version, _ in seen]
+    assert all(version % 2 == 0 for version in versions) and versions[0] < versions[1] < versions[2] == versions[3], 'no change, no new version'
+    assert all(flags == 0 for _, _, flags in seen) and bytes(box.guest(0x2040, 1)) == b'\xee'
+
+
+def test_nobody_asks_for_what_is_stolen_who_switches_it_off():
+    box, seen = Box(), []
+    box.put_guest(0x2000, b'\xee' * 64)
+    box.script = [write(STEAL, 0x2000), then(lambda box: seen.append(box.answer('DIRTY')), steals(1 << 40)), exits(exit.MSR_READ, SELECTOR=STEAL),
+                  then(lambda box: seen.append(bytes(box.guest(0x2000, 64))), out(0xf4, 0))]
+    run(box)
+    assert seen == [0, b'\xee' * 64]
