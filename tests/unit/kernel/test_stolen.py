@@ -1,9 +1,12 @@
 """What is stolen from a VM that wants to know: the time in which it could have run and others did."""
 import pytest
+from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.context import wanting
 from hypervisor.kernel.create import open_compartment
 from hypervisor.kernel.loop import step
+from hypervisor.kernel.scheduler import scheduler
 from hypervisor.spec import call, ending, lapic, status, vcpu
 from tests.unit.kernel.machine import TSC_HZ, Guest, Program
 from tests.unit.kernel.test_shares import FOUR_VMS, MS, PERIOD, PERIODIC, SECOND, SLOT, TURN, WAIT, manager, spins, used, works
@@ -101,3 +104,41 @@ def test_a_millisecond_is_what_it_is_told_for(fresh):
     box, told = start(fresh, {1: Guest(spins), 2: Guest(spins)})
     run(box, SECOND)
     assert all(b - a >= MS for a, b in zip(told[1], told[1][1:]))
+
+
+def test_little_waits_until_it_is_a_millisecond(fresh):
+    box, told = start(fresh, {1: Guest(spins), 2: Guest(spins)})
+    run(box, SECOND // 10)
+    c = compartments[1]
+    c.signals = c.untold_ticks = r_uint(0)
+    c.vcpus[0].ready = True
+    before, heard = stolen(box, 1), []
+    for _ in range(6):
+        c.waits_since = r_uint(10 * MS)
+        c.had_to_wait(r_uint(10 * MS + MS * 2 // 5), scheduler.turn_ticks)
+        heard.append(c.signals != 0)
+        c.signals = r_uint(0)
+        assert c.waits_since == 0
+    assert heard == [False, False, True, False, False, True] and stolen(box, 1) == before + 6 * (MS * 2 // 5)
+
+
+def test_who_stops_to_want_the_processor_waits_no_longer(fresh):
+    """Others can stop it while it waits."""
+    box, told = start(fresh, {1: Guest(spins), 2: Guest(spins)})
+    run(box, SECOND // 10)
+    c = compartments[1]
+    c.waits_since = r_uint(1)
+    c.task.ready = c.vcpus[0].ready = False
+    compartments[2].task.want()
+    wanting.bits |= r_uint(1 << 1)
+    assert scheduler.first() is compartments[2] and c.waits_since == 0
+
+
+def test_what_the_manager_takes_for_a_line_is_stolen_too(fresh):
+    box, told = start(fresh, {1: Guest(spins)})
+    run(box, SECOND // 10)
+    while scheduler.compartment is not compartments[1]:
+        step()
+    compartments[0].task.want()
+    scheduler.favour(0)
+    assert scheduler.compartment is compartments[0] and compartments[1].waits_since == scheduler.charged
