@@ -100,10 +100,11 @@ def test_it_is_forgotten_with_the_vm(fresh):
 
 
 def test_a_millisecond_is_what_it_is_told_for(fresh):
+    """It loses some tenths at a time."""
     assert TSC_HZ == 1000 * MS
-    box, told = start(fresh, {1: Guest(spins), 2: Guest(spins)})
-    run(box, SECOND)
-    assert all(b - a >= MS for a, b in zip(told[1], told[1][1:]))
+    box, told = start(fresh, {1: Guest(spins), 2: Guest(works, MS * 3 // 10, 2)}, vmm2=(0, 2 * MS))
+    run(box, SECOND // 2)
+    assert len(told[1]) > 10 and all(MS <= b - a < 2 * MS for a, b in zip(told[1], told[1][1:]))
 
 
 def test_little_waits_until_it_is_a_millisecond(fresh):
