@@ -64,7 +64,7 @@ class Compartment(Account):
         self.vcpu_ticks = R0                # likewise
         self.waits_since = R0               # TSC since when others have the processor that it wants; 0: it has it, or wants none
         self.tells_stolen = False           # its VMM wants to know what is stolen from its vCPUs
-        self.untold_ticks = R0                    # ticks of that since it was told last
+        self.untold_ticks = R0              # ticks of that since it was told last
         self.creator = None
         self.creator_slot = 0
 
