@@ -2,6 +2,7 @@
 import pytest
 from rpython.rlib.rarithmetic import r_uint
 
+from hypervisor.kernel import state
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.context import wanting
 from hypervisor.kernel.create import open_compartment
@@ -143,3 +144,12 @@ def test_what_the_manager_takes_for_a_line_is_stolen_too(fresh):
     compartments[0].task.want()
     scheduler.favour(0)
     assert scheduler.compartment is compartments[0] and compartments[1].waits_since == scheduler.charged
+
+
+def test_only_the_home_keeps_account(fresh):
+    """Another core's part of a VM has no VMM that could hear of it."""
+    fresh(FOUR_VMS)
+    c = compartments[1]
+    for home, told in ((c.home + 1, False), (c.home, True)):
+        c.home = home
+        assert state.apply(c.vcpus[0], r_uint(vcpu.TELL_STOLEN)) == 0 and c.tells_stolen == told
