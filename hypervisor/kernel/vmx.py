@@ -261,7 +261,8 @@ class Vmx(Vendor):
         self.make_current(vcpu)
         setup.pass_deadlines(deadlines)
         hw.vmwrite(r_uint(vmx.PIN_CONTROLS), setup.pin & ~r_uint(vmx.PIN_EXTERNAL_INTERRUPT))
-        self.set_primary(vcpu, 0, vmx.PRIMARY_INTERRUPT_WINDOW | vmx.PRIMARY_NMI_WINDOW | vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE)
+        # CR8 is the real TPR: no exits, and no shadow.
+        self.set_primary(vcpu, 0, vmx.PRIMARY_INTERRUPT_WINDOW | vmx.PRIMARY_NMI_WINDOW | vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE | vmx.EOI_PRIMARY)
         hw.vmwrite(r_uint(vmx.SECONDARY_CONTROLS), setup.lent_secondary)
         hw.vmwrite(r_uint(vmx.MSR_BITMAP), setup.lent_bitmap)
         vcpu.spared = NONE
@@ -272,6 +273,8 @@ class Vmx(Vendor):
         self.make_current(vcpu)
         hw.vmwrite(r_uint(vmx.PIN_CONTROLS), setup.pin)
         self.set_primary(vcpu, vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE, 0)
+        if setup.spares:
+            self.set_primary(vcpu, vmx.EOI_PRIMARY, 0)
         hw.vmwrite(r_uint(vmx.SECONDARY_CONTROLS), setup.secondary)
         hw.vmwrite(r_uint(vmx.MSR_BITMAP), setup.bitmap)
         hw.vmwrite(r_uint(vmx.GUEST_PREEMPTION_TIMER), setup.longest)

@@ -210,7 +210,7 @@ def test_the_guest_reaches_four_registers_and_no_more(box, offset):
     more = box.permitted(inside[vmx.MSR_BITMAP]) - box.permitted(before[vmx.MSR_BITMAP])
     assert more == {(0x808, 'r'), (0x808, 'w'), (0x80a, 'r'), (0x80b, 'w')} | (set() if offset else {(DEADLINE, 'r'), (DEADLINE, 'w')})
     assert before[vmx.PIN_CONTROLS] & ~inside[vmx.PIN_CONTROLS] == vmx.PIN_EXTERNAL_INTERRUPT and inside[vmx.PIN_CONTROLS] & vmx.PIN_NMI
-    assert before[vmx.PRIMARY_CONTROLS] & ~inside[vmx.PRIMARY_CONTROLS] == vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE
+    assert before[vmx.PRIMARY_CONTROLS] & ~inside[vmx.PRIMARY_CONTROLS] == vmx.PRIMARY_CR8_LOAD | vmx.PRIMARY_CR8_STORE | vmx.EOI_PRIMARY
     assert before[vmx.SECONDARY_CONTROLS] & ~inside[vmx.SECONDARY_CONTROLS] == vmx.EOI_SECONDARY           # or they would be virtual ones
     for field in (vmx.PIN_CONTROLS, vmx.PRIMARY_CONTROLS, vmx.SECONDARY_CONTROLS, vmx.MSR_BITMAP):
         assert fields[field] == before[field], vmx.NAME_OF[field]
