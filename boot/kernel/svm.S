@@ -2,15 +2,30 @@
 #include "spec.h"
 #include "guest.h"
 
+/* The last of the guest's state out of the processor, the kernel's TR back into it, and GIF on. RCX: the area. RDX is kept. */
+    .macro out_of_guest
+    movq 16(%rsp), %rax
+    vmsave %rax
+    cli
+    keep_kept %rcx
+    movq 8(%rsp), %rax
+    movq VMCB_RAX(%rax), %rax
+    movq %rax, AREA_RAX(%rcx)
+    movq 24(%rsp), %rax
+    vmload %rax
+    stgi
+    .endm
+
     .text
 /* unsigned long bh_svm_run(area, vmcb hva, vmcb hpa, host vmcb hpa): called from hypervisor/kernel/svm.py.
  * 1. keep the callee-saved registers and the arguments on the stack;
  * 2. RAX goes through the VMCB, the other fourteen registers through the area;
  * 3. GIF off, IF on: a physical interrupt ends the run (V_INTR_MASKING) and stays pending;
  * 4. VMLOAD, VMRUN: with FS, GS, TR, LDTR, KERNEL_GS_BASE, STAR and friends of the guest;
- * 5. at an exit the registers that a C function may change, and RBX, go to the area, and k_svm_quick (hypervisor/kernel/quick.py) is
- *    asked. Where it says QUICK_AGAIN the guest goes on, with what belongs to it still in the processor. GIF is off, so no NMI comes to
- *    the guest's TR; a fault of the kernel's own needs no TR, unless it is a double fault;
+ * 5. at an exit four registers go to the area, and k_svm_first (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest
+ *    goes on, with what belongs to it still in the processor; QUICK_AGAIN_RBX: with the area's RBX. With QUICK_MORE four more go to the
+ *    area, and k_svm_more is asked. GIF is off, so no NMI comes to the guest's TR; a fault of the kernel's own needs no TR, unless it is a
+ *    double fault;
  * 6. otherwise VMSAVE and the rest of the registers; VMLOAD brings the kernel's TR back, which its fault stacks need; GIF on;
  * 7. where it has said QUICK_HAND, k_svm_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and
  *    k_svm_answered hears with which vector it has come back. QUICK_AGAIN: the guest goes on, from 2.
@@ -34,36 +49,35 @@ enter:
     movq AREA_RAX(%rdi), %rax
     movq %rax, VMCB_RAX(%rsi)
     load_kept %rdi
-    movq %rdi, %rbx
+    load_more %rdi
     clgi
     sti
     movq %rdx, %rax
     vmload %rax
+again_rbx:
+    movq (%rsp), %rcx
+    movq AREA_RBX(%rcx), %rbx
 again:
+    movq (%rsp), %rcx
+    load_few %rcx
     movq 16(%rsp), %rax
-    load_guest
     vmrun %rax
     movq (%rsp), %rax
-    movq %rbx, AREA_RBX(%rax)
-    movq %rax, %rbx
-    keep_guest
-    call k_svm_quick
-    cmpl $QUICK_AGAIN, %eax
-    je   again
-    movq %rax, %rdx
-    movq 16(%rsp), %rax
-    vmsave %rax
-    cli
-    keep_kept
-    movq 8(%rsp), %rcx
-    movq VMCB_RAX(%rcx), %rcx
-    movq %rcx, AREA_RAX(%rbx)
-    movq 24(%rsp), %rax
-    vmload %rax
-    stgi
-    movq %rdx, %rax
+    keep_few %rax
+    call k_svm_first
+    cmpl $QUICK_AGAIN_RBX, %eax
+    ja   again
+    je   again_rbx
     cmpl $QUICK_HAND, %eax
     je   hand
+    cmpl $QUICK_MORE, %eax
+    je   more
+    movq (%rsp), %rcx
+    keep_more %rcx
+leave_guest:
+    movq %rax, %rdx
+    out_of_guest
+    movq %rdx, %rax
 leave:
     addq $40, %rsp
     popq %r15
@@ -73,10 +87,23 @@ leave:
     popq %rbp
     popq %rbx
     ret
+more:
+    movq (%rsp), %rcx
+    keep_more %rcx
+    call k_svm_more
+    movq (%rsp), %rcx
+    cmpl $QUICK_AGAIN, %eax
+    jne  leave_guest
+    load_more %rcx
+    jmp  again
 hand:
+    movq (%rsp), %rcx
+    keep_more %rcx
+    out_of_guest
     call k_svm_hand
     cmpl $QUICK_TASK, %eax
     jne  leave
+    movq (%rsp), %rbx
     call enter_vmm
     movq %rax, %rdi
     call k_svm_answered

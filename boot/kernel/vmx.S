@@ -2,19 +2,29 @@
 #include "spec.h"
 #include "guest.h"
 
+/* The last of the guest's registers out of the processor, and the GDTR's limit back into it. RCX: the area. */
+    .macro out_of_guest
+    keep_kept %rcx
+    movq %cr2, %rdx
+    movq %rdx, AREA_CR2(%rcx)
+    lgdt host_gdt
+    .endm
+
     .text
 /* unsigned long bh_vmx_run(area): called from hypervisor/kernel/vmx.py with interrupts off and the guest's VMCS current.
- * 1. keep the callee-saved registers on the stack and RSP behind the area;
+ * 1. keep the callee-saved registers and the area on the stack, and RSP behind the area;
  * 2. load CR2 if it differs, and the fifteen general registers;
  * 3. VMLAUNCH the first time, VMRESUME later;
- * 4. an exit comes to bh_vmx_exit, with the area in RSP, which is HOST_RSP. The registers that a C function may change, and RBX, go to the
- *    area, and k_vmx_quick (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest goes on, with what else belongs to it
- *    still in the processor. Otherwise the rest of the registers and CR2 go to the area, and that answer is returned, unless it is
+ * 4. an exit comes to bh_vmx_exit, with the area in RSP, which is HOST_RSP. RAX and four registers go to the area, and k_vmx_first
+ *    (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest goes on, with what else belongs to it still in the
+ *    processor; QUICK_AGAIN_RBX: with the area's RBX. With QUICK_MORE four more go to the area, and k_vmx_more is asked. Otherwise the rest
+ *    of the registers and CR2 go to the area, and that answer is returned, unless it is
  * 5. QUICK_HAND: then k_vmx_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and k_vmx_answered hears
  *    with which vector it has come back. QUICK_AGAIN: the guest goes on; nothing has changed CR2 since its exit;
  * 6. when the instruction itself fails, return 1 (VMfailInvalid) or 2 (VMfailValid); the area is unchanged.
  * 7. from vmx_entry_start to vmx_entry_end an NMI that is a doorbell leads to vmx_given_up (boot/kernel/entry.S), as does one that was noted
- *    before: the guest is not entered, and QUICK_DONE is returned. The area is at the top of the stack, for that.
+ *    before: the guest is not entered, and QUICK_DONE is returned. The area is at the top of the stack, for that; and what is loaded before
+ *    vmx_entry_start is kept again.
  * Nothing pushes on the area: interrupts are off, and NMI, #MC and #DF have stacks of their own.
  * An exit leaves GDTR with a limit of 64 KiB: LGDT again, or ring 3 could load descriptors out of whatever lies behind the GDT.
  * (IDTR's limit of 64 KiB does no harm: there are no vectors beyond 255.)
@@ -36,21 +46,27 @@ bh_vmx_run:
     je   1f
     movq %rax, %cr2
 1:  load_kept %rdi
-    movq %rdi, %rbx
-    cmpq $0, VMX_LAUNCHED(%rbx)
-    jne  again
-    movq $1, VMX_LAUNCHED(%rbx)
-    movq AREA_RAX(%rbx), %rax
-    load_guest
+    load_more %rdi
+    cmpq $0, VMX_LAUNCHED(%rdi)
+    jne  again_rbx
+    movq $1, VMX_LAUNCHED(%rdi)
+    movq %rdi, %rcx
+    movq AREA_RBX(%rcx), %rbx
+    movq AREA_RAX(%rcx), %rax
+    load_few %rcx
     vmlaunch
     jmp  failed
     .global vmx_entry_start, vmx_entry_end, vmx_given_up
+again_rbx:
+    movq (%rsp), %rcx
+    movq AREA_RBX(%rcx), %rbx
 again:
 vmx_entry_start:
     cmpb $0, nmi_noted
     jne  vmx_given_up
-    movq AREA_RAX(%rbx), %rax
-    load_guest
+    movq (%rsp), %rcx
+    movq AREA_RAX(%rcx), %rax
+    load_few %rcx
     vmresume
 vmx_entry_end:
 failed:
@@ -62,21 +78,22 @@ failed:
     .balign 16
     .global bh_vmx_exit
 bh_vmx_exit:
-    movq %rbx, AREA_RBX(%rsp)
-    movq %rsp, %rbx
-    movq VMX_HOST_STACK(%rbx), %rsp
-    movq %rax, AREA_RAX(%rbx)
-    keep_guest
-    call k_vmx_quick
-    cmpl $QUICK_AGAIN, %eax
-    je   again
-leave_guest:
-    keep_kept
-    movq %cr2, %rcx
-    movq %rcx, AREA_CR2(%rbx)
-    lgdt host_gdt
+    movq %rax, AREA_RAX(%rsp)
+    keep_few %rsp
+    movq VMX_HOST_STACK(%rsp), %rsp
+    call k_vmx_first
+    cmpl $QUICK_AGAIN_RBX, %eax
+    ja   again
+    je   again_rbx
     cmpl $QUICK_HAND, %eax
     je   hand
+    cmpl $QUICK_MORE, %eax
+    je   more
+leave_all:
+    movq (%rsp), %rcx
+    keep_more %rcx
+leave_guest:
+    out_of_guest
 leave:
     addq $8, %rsp
     popq %r15
@@ -86,24 +103,37 @@ leave:
     popq %rbp
     popq %rbx
     ret
+more:
+    movq (%rsp), %rcx
+    keep_more %rcx
+    call k_vmx_more
+    movq (%rsp), %rcx
+    cmpl $QUICK_AGAIN, %eax
+    jne  leave_guest
+    load_more %rcx
+    jmp  again
 hand:
+    movq (%rsp), %rcx
+    keep_more %rcx
+    out_of_guest
     call k_vmx_hand
     cmpl $QUICK_TASK, %eax
     jne  leave
+    movq (%rsp), %rbx
     call enter_vmm
     movq %rax, %rdi
     call k_vmx_answered
     cmpl $QUICK_AGAIN, %eax
     jne  leave
-    movq (%rsp), %rbx
-    load_kept %rbx
-    jmp  again
+    movq (%rsp), %rcx
+    load_kept %rcx
+    load_more %rcx
+    jmp  again_rbx
 
-/* What an entry has loaded so far is what the area has, but for the registers that C functions keep. */
+/* What an entry has loaded so far is what the area has, but for RBX, RBP and R8 to R15. */
 vmx_given_up:
-    movq (%rsp), %rbx
     movl $QUICK_DONE, %eax
-    jmp  leave_guest
+    jmp  leave_all
 
 /* void bh_vmx_keep_gdt(void): once per core: the GDTR that exits bring back. */
     .global bh_vmx_keep_gdt

@@ -1,14 +1,14 @@
 """The crossing into an AMD guest.
 
 The double calls `fake_run[0](area, vmcb)`, which plays the guest on the VMCB in fake memory, and asks `fake_quick[0]` at each exit, as the
-assembly asks hypervisor/kernel/svm_quick.py, and `fake_straight[0]`, its `hand` and `answered`; tests that are about the loop leave these out.
+assembly asks `first` and `more` of hypervisor/kernel/svm_quick.py, and `fake_straight[0]`, its `hand` and `answered`; tests that are about the loop leave these out.
 """
 from rpython.rlib.rarithmetic import r_uint
 from rpython.rtyper.lltypesystem import lltype, rffi
 from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
 from hypervisor.hw import cpu, memory
-from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_HAND, QUICK_LEAVE, QUICK_TASK, VMM
+from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_AGAIN_RBX, QUICK_HAND, QUICK_LEAVE, QUICK_MORE, QUICK_TASK, VMM
 from hypervisor.spec.svm import VMCB
 
 _ECI = ExternalCompilationInfo(includes=['hw/svm.h'])
@@ -25,11 +25,31 @@ def _fake_run(area, vmcb, vmcb_hpa, host_hpa):
     while True:
         fake_run[0](area, vmcb)
         memory.store64(in_vmcb, memory.load64(in_area))         # tests have all registers in the area; here the quick path finds RAX
-        answer = fake_quick[0]()
+        answer = ask_quick(area, fake_quick[0])
         memory.store64(in_area, memory.load64(in_vmcb))
         answer = go_straight(area, answer, fake_straight[0])
-        if answer != QUICK_AGAIN:
+        if answer < QUICK_AGAIN_RBX:
             return r_uint(answer)
+
+
+IN_PROCESSOR = ['RBX', 'RBP'] + ['R%d' % n for n in range(8, 16)]
+NOT_THERE = r_uint(0xbad0bad0bad0bad0)
+
+
+def ask_quick(area, quick):
+    """Ask the quick path at an exit. The registers that the assembly leaves in the processor meanwhile cannot be had from the area, and what
+    is written there is lost, but for RBX with QUICK_AGAIN_RBX. quick: (first, more)."""
+    kept = [memory.load64(area + AREA[name]) for name in IN_PROCESSOR]
+    for name in IN_PROCESSOR:
+        memory.store64(area + AREA[name], NOT_THERE)
+    first, more = quick
+    answer = first()
+    if answer == QUICK_MORE:
+        answer = more()
+    for name, value in zip(IN_PROCESSOR, kept):
+        if name != 'RBX' or answer != QUICK_AGAIN_RBX:
+            memory.store64(area + AREA[name], value)
+    return answer
 
 
 def go_straight(area, answer, straight):

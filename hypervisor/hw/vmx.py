@@ -7,9 +7,9 @@ from rpython.rlib.rarithmetic import r_uint
 from rpython.rtyper.lltypesystem import lltype, rffi
 from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
-from hypervisor.hw.svm import go_straight
+from hypervisor.hw.svm import ask_quick, go_straight
 from hypervisor.spec import vmx as spec
-from hypervisor.spec.context import QUICK_AGAIN, QUICK_LEAVE
+from hypervisor.spec.context import QUICK_AGAIN_RBX, QUICK_LEAVE
 
 _ECI = ExternalCompilationInfo(includes=['hw/vmx.h'])
 NO_VMCS = 0xffffffffffffffff
@@ -32,7 +32,7 @@ class FakeVmx(object):
         self.log = []               # ('invept', type, eptp), ('invvpid', type, vpid), ('vmptrld', hpa), ('vmclear', hpa)
         self.vmxon_result = SUCCEED
         self.run = None
-        self.quick = None           # asked at each exit, as the assembly asks hypervisor/kernel/vmx_quick.py; None: nothing is
+        self.quick = None           # asked at each exit: `first` and `more` of hypervisor/kernel/vmx_quick.py; None: nothing is
         self.straight = None        # its `hand` and `answered`; None: they are not asked
 
     def fields(self):
@@ -83,8 +83,8 @@ def _fake_run(area):
     while True:
         answer = fake.run(int(area), fake.fields())
         if answer == SUCCEED:
-            answer = go_straight(area, fake.quick() if fake.quick else QUICK_LEAVE, fake.straight)
-        if answer != QUICK_AGAIN:
+            answer = go_straight(area, ask_quick(area, fake.quick) if fake.quick else QUICK_LEAVE, fake.straight)
+        if answer < QUICK_AGAIN_RBX:
             return r_uint(answer)
 
 

@@ -22,7 +22,7 @@ R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
 LEAVES = r_uint(CPUID_LEAVES)
 ASK = r_uint(CPUID_ASK - CPUID_TABLE)
-CLASS_HYPERVISOR, CLASS_EXTENDED, CLASS_OWN = [r_uint(first) for first in CPUID_CLASSES[1:]]
+CLASS_EXTENDED, CLASS_HYPERVISOR, CLASS_OWN = [r_uint(first) for first in CPUID_CLASSES[1:]]
 OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
 
 
@@ -117,13 +117,13 @@ def cpuid(vcpu):
     slot = index
     group = 0
     if leaf >= CLASS_EXTENDED:
-        group = 2
+        group = 1
         known = leaf - CLASS_EXTENDED < LEAVES
     elif leaf >= CLASS_OWN:
         group = 3
         known = leaf - CLASS_OWN < LEAVES
     elif leaf >= CLASS_HYPERVISOR:
-        group = 1
+        group = 2
         known = leaf - CLASS_HYPERVISOR < LEAVES
     else:
         known = leaf < LEAVES

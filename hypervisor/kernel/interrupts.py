@@ -3,6 +3,7 @@
 A vCPU has `attention` set when its APIC may have something for it; only then an entry looks here. What cannot be delivered yet
 opens an interrupt window, which exits as soon as the guest can take it.
 """
+from rpython.rlib.objectmodel import unlikely
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu
@@ -303,8 +304,9 @@ def arrive_away(other, mode, command):
 # MSRs
 
 def is_msr(number):
-    return (number == r_uint(bits.MSR_APIC_BASE) or number == r_uint(bits.MSR_TSC_DEADLINE) or
-            (number >= r_uint(bits.MSR_X2APIC_FIRST) and number < r_uint(X2APIC_END)))
+    if unlikely(number - r_uint(bits.MSR_X2APIC_FIRST) < r_uint(X2APIC_END - bits.MSR_X2APIC_FIRST)):
+        return True
+    return unlikely(number == r_uint(bits.MSR_APIC_BASE)) or unlikely(number == r_uint(bits.MSR_TSC_DEADLINE))
 
 
 def x2apic_offset(vcpu, number):

@@ -1,13 +1,14 @@
 """The quick path: the exits that a busy guest has most, finished before the crossing is over.
 
-At each exit the assembly (boot/kernel/svm.S, vmx.S) asks a vendor's `answer`, with half of the guest's registers and, on SVM,
-its task register and system-call MSRs still in the processor. What is not plain is left, untouched, to the loop: exits.py does the
+At each exit the assembly (boot/kernel/svm.S, vmx.S) asks a vendor's `answer`, with most of the guest's registers and, on SVM,
+its task register and system-call MSRs still in the processor. Only what a C function may change is in the area: RAX, RCX, RDX, RSI, RDI. What is not plain is left, untouched, to the loop: exits.py does the
 same and everything else, and tests hold the two against each other (tests/unit/kernel/test_quick_path.py).
 
-`quick_path(words)` makes the functions once for each vendor. `words` says how a vendor tells them what it knows:
+`quick_path(words)` makes the two functions once for each vendor. `words` says how a vendor tells them what it knows:
     reason(vcpu)                the exit's code: CPUID, HYPERCALL, and MSR_READ or MSR_WRITE as is_msr_read and is_msr_write find them
     rax(vcpu), set_rax          where RAX is while the quick path runs; the registers that C functions may change are in the area
-    IO, MEMORY                  likewise: those that are the VMM's
+    CPUID_APART                 is `cpuid` a function of its own, because the five registers are too few?
+    is_access(reason)           IO or MEMORY: always the VMM's
     efer(vcpu), cr4(vcpu)       as the guest reads them
     set_efer(vcpu, value)       with LME and LMA as they are
     set_pat(vcpu, value)
@@ -19,7 +20,7 @@ same and everything else, and tests hold the two against each other (tests/unit/
     step_over(vcpu, length)     RIP moves on and a shadow ends; False, and nothing is done, when RF or TF has to be seen to.
                                 length: what the plain instruction has, CPUID_BYTES and so on; only for processors that tell nothing
 """
-from rpython.rlib.objectmodel import dont_inline
+from rpython.rlib.objectmodel import dont_inline, unlikely
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory
@@ -29,15 +30,18 @@ from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.vcpu import RBX, RCX, RDX
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import lapic
-from hypervisor.spec.context import QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
+from hypervisor.spec.context import PRIVATE_AREA, PRIVATE_CPUID, QUICK_AGAIN, QUICK_AGAIN_RBX, QUICK_DONE, QUICK_HAND, QUICK_LEAVE, QUICK_MORE
 from hypervisor.spec.vcpu import CPUID_ASK, CPUID_CLASSES, CPUID_LEAVES, CPUID_TABLE
 
 R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
-LEAF_IN_CLASS = r_uint(CPUID_LEAVES - 1)
-BASIC, EXTENDED = [CPUID_CLASSES.index(first) for first in (0, 0x80000000)]
-ASK_BASIC, ASK_EXTENDED = [CPUID_ASK - CPUID_TABLE + 4 * group for group in (BASIC, EXTENDED)]
-TABLE_EXTENDED = 16 * CPUID_LEAVES * EXTENDED
+assert CPUID_CLASSES[:2] == [0, 1 << 31] and CPUID_LEAVES == 32
+ELSEWHERE = r_uint((1 << 31) - CPUID_LEAVES)
+FROM_BIT_31 = 31 - 5
+# From a vCPU's area on, which is in the page of its table: the bits that ask, and what an entry holds.
+TABLE = PRIVATE_CPUID - PRIVATE_AREA
+ASK = TABLE + CPUID_ASK - CPUID_TABLE
+EAX, EBX, ECX, EDX = [TABLE + 4 * n for n in range(4)]
 OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
 MSR_EOI = r_uint(bits.MSR_X2APIC_FIRST + (lapic.EOI >> 4))
 MSR_SELF_IPI = r_uint(bits.MSR_SELF_IPI)
@@ -46,16 +50,16 @@ MSR_EFER, MSR_PAT, MSR_TSC_DEADLINE = r_uint(bits.MSR_EFER), r_uint(bits.MSR_PAT
 
 
 def quick_path(words):
-    """Make the quick path of a vendor. Returns its `answer`."""
+    """Make the quick path of a vendor. Returns its `first` and `more`."""
     step_over, rax, set_rax = words.step_over, words.rax, words.set_rax
     step_over._always_inline_ = True
 
-    def answer():
-        """Returns QUICK_AGAIN when the exit is finished and the guest may go on, QUICK_DONE when it is finished and something has to be
-        looked at first, QUICK_HAND or QUICK_LEAVE when nothing has been done: the exit is the VMM's, and straight.py may know better
-        than the loop."""
+    def first():
+        """Returns QUICK_AGAIN when the exit is finished and the guest may go on, QUICK_AGAIN_RBX when with a new RBX; or when nothing has been
+        done: QUICK_MORE when `more` is to be asked, QUICK_HAND or QUICK_LEAVE when the exit is the VMM's, and straight.py may know better than
+        the loop."""
         vcpu = switcher.owner
-        if vcpu.once:
+        if unlikely(vcpu.once):
             return QUICK_LEAVE
         reason = words.reason(vcpu)
         if reason == words.CPUID:
@@ -66,38 +70,42 @@ def quick_path(words):
             return msr_read(vcpu)
         if reason == words.HYPERCALL:
             return hypercall(vcpu)
-        if reason == words.IO or reason == words.MEMORY:
+        if words.is_access(reason):
             return QUICK_HAND
         return QUICK_LEAVE
 
     def cpuid(vcpu):
+        """A basic or an extended leaf: its place in the table and in the bits that ask is bit 31 before the bits 4 to 0."""
         leaf = rax(vcpu) & LOW32
-        index = leaf & LEAF_IN_CLASS
-        table = vcpu.cpuid
-        if leaf == index:
-            asked = memory.load32(table + ASK_BASIC)
-        elif leaf - index == r_uint(CPUID_CLASSES[EXTENDED]):
-            asked = memory.load32(table + ASK_EXTENDED)
-            table += TABLE_EXTENDED
-        else:
+        if unlikely(leaf & ELSEWHERE != R0):
             return QUICK_LEAVE
-        if (asked >> intmask(index)) & 1 != R0:
+        place = (leaf | leaf >> FROM_BIT_31) & (2 * CPUID_LEAVES - 1)
+        if unlikely((memory.load64(vcpu.area + ASK) >> intmask(place)) & 1 != R0):
             return QUICK_HAND
-        if not step_over(vcpu, words.CPUID_BYTES):
+        if unlikely(not step_over(vcpu, words.CPUID_BYTES)):
             return QUICK_LEAVE
         vcpu.quick_cpuid += 1
-        table += index * 16
+        if place == r_uint(1):
+            return leaf_1(vcpu)
+        return tell(vcpu, vcpu.area + place * 16)
+
+    cpuid._dont_inline_ = words.CPUID_APART
+
+    def tell(vcpu, entry):
         area = vcpu.area
-        set_rax(vcpu, memory.load32(table))
-        memory.store64(area + RBX, memory.load32(table + 4))
-        ecx = memory.load32(table + 8)
-        edx = memory.load32(table + 12)
-        if leaf == r_uint(1):
-            ecx = leaf_1_ecx(vcpu, ecx)
-            edx = leaf_1_edx(vcpu, edx)
-        memory.store64(area + RCX, ecx)
-        memory.store64(area + RDX, edx)
-        return QUICK_AGAIN
+        set_rax(vcpu, memory.load32(entry + EAX))
+        memory.store64(area + RBX, memory.load32(entry + EBX))
+        memory.store64(area + RCX, memory.load32(entry + ECX))
+        memory.store64(area + RDX, memory.load32(entry + EDX))
+        return QUICK_AGAIN_RBX
+
+    @dont_inline                            # what it needs registers for, the others need not
+    def leaf_1(vcpu):
+        entry = vcpu.area + 16
+        answer = tell(vcpu, entry)
+        vcpu.set_gpr(RCX, leaf_1_ecx(vcpu, memory.load32(entry + ECX)))
+        vcpu.set_gpr(RDX, leaf_1_edx(vcpu, memory.load32(entry + EDX)))
+        return answer
 
     def leaf_1_ecx(vcpu, ecx):
         if words.cr4(vcpu) & r_uint(bits.CR4_OSXSAVE) != R0:
@@ -110,7 +118,9 @@ def quick_path(words):
         return edx & ~APIC
 
     def hypercall(vcpu):
-        if rax(vcpu) != R0 or not step_over(vcpu, words.HYPERCALL_BYTES):
+        if unlikely(rax(vcpu) != R0):
+            return QUICK_LEAVE
+        if unlikely(not step_over(vcpu, words.HYPERCALL_BYTES)):
             return QUICK_LEAVE
         vcpu.quick_hypercall += 1
         return QUICK_AGAIN                  # RAX is 0, as it shall be
@@ -122,53 +132,106 @@ def quick_path(words):
         elif number == MSR_PAT:
             value = vcpu.pat
         elif number == MSR_TSC_DEADLINE and not vcpu.owns:
-            value = vcpu.apic.read_deadline()
+            return read_deadline(vcpu)
         else:
             return other_msr(number)
-        if not step_over(vcpu, words.MSR_BYTES):
+        return tell_msr(vcpu, value)
+
+    def tell_msr(vcpu, value):
+        if unlikely(not step_over(vcpu, words.MSR_BYTES)):
             return QUICK_LEAVE
         vcpu.quick_msr_read += 1
         set_rax(vcpu, value & LOW32)
         vcpu.set_gpr(RDX, value >> 32)
         return QUICK_AGAIN
 
-    @dont_inline                            # what some of these call wants registers kept, and the others need none
+    @dont_inline
+    def read_deadline(vcpu):
+        return tell_msr(vcpu, vcpu.apic.read_deadline())
+
     def msr_write(vcpu):
         number = vcpu.gpr(RCX) & LOW32
-        value = (vcpu.gpr(RDX) & LOW32) << 32 | (rax(vcpu) & LOW32)
-        if number == MSR_EOI:
-            return end_of_interrupt(vcpu, value)
-        if number == MSR_TSC_DEADLINE:
-            return deadline(vcpu, value)
-        if number == MSR_SELF_IPI:
-            return self_ipi(vcpu, value)
         if number == MSR_PAT:
-            return pat(vcpu, value)
+            return pat(vcpu, written(vcpu))
         if number == MSR_EFER:
-            return efer(vcpu, value)
+            return efer(vcpu, written(vcpu))
+        if number == MSR_EOI:
+            return plain_eoi(vcpu)
+        if number == MSR_TSC_DEADLINE or number == MSR_SELF_IPI:
+            return QUICK_MORE
         return other_msr(number)
 
-    def other_msr(number):
-        return QUICK_LEAVE if is_msr(number) else QUICK_HAND
+    def written(vcpu):
+        return (vcpu.gpr(RDX) & LOW32) << 32 | (rax(vcpu) & LOW32)
 
     @dont_inline
-    def end_of_interrupt(vcpu, value):
-        """The end of a level-triggered interrupt is the VMM's business too."""
+    def plain_eoi(vcpu):
+        """An end of interrupt after which nothing is requested."""
         apic = vcpu.apic
-        if value != R0 or not apic.is_x2apic():
-            return QUICK_LEAVE
+        if written(vcpu) != R0 or not apic.is_x2apic() or apic.has_request():
+            return QUICK_MORE
+        return QUICK_AGAIN if leave_service(vcpu) else QUICK_LEAVE
+
+    def leave_service(vcpu):
+        """False, and nothing is done, where it is the loop's: the end of a level-triggered interrupt is the VMM's business too."""
+        apic = vcpu.apic
         vector = apic.in_service()
         if vector < 0 or apic.is_level(vector) or not step_over(vcpu, words.MSR_BYTES):
-            return QUICK_LEAVE
+            return False
         vcpu.quick_msr_write += 1
         apic.leave_service(vector)
+        return True
+
+    def other_msr(number):
+        if unlikely(is_msr(number)):
+            return QUICK_LEAVE
+        return QUICK_HAND
+
+    def pat(vcpu, value):
+        if unlikely(not is_pat(value)):
+            return QUICK_LEAVE
+        if unlikely(not step_over(vcpu, words.MSR_BYTES)):
+            return QUICK_LEAVE
+        vcpu.quick_msr_write += 1
+        words.set_pat(vcpu, value)
+        return QUICK_AGAIN
+
+    def efer(vcpu, value):
+        """SCE and NXE, which any guest may change at any time. LMA is the processor's, whatever is written."""
+        changed = (value ^ words.efer(vcpu)) & ~EFER_LMA
+        if unlikely(changed & ~EFER_FREE != R0):
+            return QUICK_LEAVE
+        if unlikely(not step_over(vcpu, words.MSR_BYTES)):
+            return QUICK_LEAVE
+        vcpu.quick_msr_write += 1
+        words.set_efer(vcpu, words.efer(vcpu) & ~EFER_FREE | value & EFER_FREE)     # asked again: a register less is kept
+        return QUICK_AGAIN
+
+    # What needs more registers.
+
+    def more():
+        """The rest of MSR writes. Returns QUICK_AGAIN, QUICK_DONE when the exit is finished and something has to be looked at before the guest
+        goes on, or QUICK_LEAVE."""
+        vcpu = switcher.owner
+        number = vcpu.gpr(RCX) & LOW32
+        if number == MSR_EOI:
+            return end_of_interrupt(vcpu)
+        if number == MSR_TSC_DEADLINE:
+            return deadline(vcpu, written(vcpu))
+        return self_ipi(vcpu, written(vcpu))
+
+    @dont_inline
+    def end_of_interrupt(vcpu):
+        apic = vcpu.apic
+        if written(vcpu) != R0 or not apic.is_x2apic() or not leave_service(vcpu):
+            return QUICK_LEAVE
         if apic.has_request():
             return hand_in(vcpu)
         return QUICK_AGAIN
 
     @dont_inline
     def deadline(vcpu, value):
-        if not step_over(vcpu, words.MSR_BYTES):
+        if unlikely(not step_over(vcpu, words.MSR_BYTES)):
             return QUICK_LEAVE
         vcpu.quick_msr_write += 1
         vcpu.apic.write_deadline(value)
@@ -219,24 +282,7 @@ def quick_path(words):
         words.inject(vcpu, words.interruption(vector))
         return QUICK_AGAIN
 
-    def pat(vcpu, value):
-        if not is_pat(value) or not step_over(vcpu, words.MSR_BYTES):
-            return QUICK_LEAVE
-        vcpu.quick_msr_write += 1
-        words.set_pat(vcpu, value)
-        return QUICK_AGAIN
-
-    def efer(vcpu, value):
-        """SCE and NXE, which any guest may change at any time. LMA is the processor's, whatever is written."""
-        old = words.efer(vcpu)
-        changed = (value ^ old) & ~EFER_LMA
-        if changed & ~EFER_FREE != R0 or not step_over(vcpu, words.MSR_BYTES):
-            return QUICK_LEAVE
-        vcpu.quick_msr_write += 1
-        words.set_efer(vcpu, old ^ changed)
-        return QUICK_AGAIN
-
-    return answer
+    return first, more
 
 
 EACH_BYTE = 0x0101010101010101
@@ -244,4 +290,6 @@ EACH_BYTE = 0x0101010101010101
 
 def is_pat(value):
     """Is each byte a memory type: 0, 1, 4, 5, 6 or 7? Source: Intel SDM Vol. 3A, "IA32_PAT MSR"."""
-    return value & r_uint(0xf8 * EACH_BYTE) == R0 and value & ~(value >> 1) & r_uint(2 * EACH_BYTE) == R0
+    if unlikely(value & r_uint(0xf8 * EACH_BYTE) != R0):
+        return False
+    return value & ~(value >> 1) & r_uint(2 * EACH_BYTE) == R0

@@ -1,4 +1,5 @@
 """SVM's words for the quick path (quick.py) and the straight path (straight.py). RAX is in the VMCB while the quick path runs."""
+from rpython.rlib.objectmodel import likely
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
@@ -20,6 +21,7 @@ class Words(object):
     CPUID = r_uint(svm.EXIT_CPUID)
     HYPERCALL = r_uint(svm.EXIT_VMMCALL)
     IO, MEMORY = r_uint(svm.EXIT_IOIO), r_uint(svm.EXIT_NPF)
+    CPUID_APART = False
     CPUID_BYTES, MSR_BYTES, HYPERCALL_BYTES = LENGTHS['CPUID'], LENGTHS['MSR'], LENGTHS['VMMCALL']
 
     @staticmethod
@@ -33,6 +35,10 @@ class Words(object):
     @staticmethod
     def is_msr_read(vcpu, reason):
         return reason == MSR
+
+    @staticmethod
+    def is_access(reason):
+        return likely(reason == Words.IO) or reason == Words.MEMORY      # two comparisons; otherwise gcc computes the answer from both
 
     @staticmethod
     def rax(vcpu):
@@ -131,5 +137,5 @@ class Words(object):
         return True
 
 
-answer = quick_path(Words)
+first, more = quick_path(Words)
 hand, answered = straight_path(Words)

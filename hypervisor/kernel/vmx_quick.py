@@ -19,6 +19,7 @@ class Words(object):
     CPUID = r_uint(vmx.REASON_CPUID)
     HYPERCALL = r_uint(vmx.REASON_VMCALL)
     IO, MEMORY = r_uint(vmx.REASON_IO), r_uint(vmx.REASON_EPT_VIOLATION)
+    CPUID_APART = True
     CPUID_BYTES = MSR_BYTES = HYPERCALL_BYTES = 0       # the processor tells
 
     @staticmethod
@@ -32,6 +33,10 @@ class Words(object):
     @staticmethod
     def is_msr_read(vcpu, reason):
         return reason == MSR_READ
+
+    @staticmethod
+    def is_access(reason):
+        return reason == Words.IO or reason == Words.MEMORY
 
     @staticmethod
     def rax(vcpu):
@@ -128,5 +133,5 @@ class Words(object):
         return True
 
 
-answer = quick_path(Words)
+first, more = quick_path(Words)
 hand, answered = straight_path(Words)

@@ -21,15 +21,16 @@ PRIVATE_CPUID = 256             # as in the vCPU page from CPUID_TABLE on
 PRIVATE_FPU = 2560              # XSAVE area, 64-byte aligned; x87, SSE and AVX need 832 bytes
 
 # What a vendor's quick path (hypervisor/kernel/quick.py) tells the assembly, and that the loop: the exit is the loop's; finished, and the
-# guest goes on; finished, and the loop looks before the next entry. 1 and 2 are VMX instructions that failed (hypervisor/hw/vmx.py).
-# HAND: it is the VMM's, ask the straight path (straight.py), when the guest's registers are all kept. TASK: run the VMM; and to the loop: it
-# has run, and has something that the loop has to see to.
-QUICK_LEAVE, QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_TASK = 0, 3, 4, 5, 6
+# guest goes on, where RBX has changed with AGAIN_RBX; finished, and the loop looks before the next entry. 1 and 2 are VMX instructions that
+# failed (hypervisor/hw/vmx.py). The assembly counts on AGAIN being the greatest and AGAIN_RBX the next. MORE: ask the second half of the
+# quick path. HAND: it is the VMM's, ask the straight path (straight.py), when the guest's registers are all kept. TASK: run the VMM; and to
+# the loop: it has run, and has something that the loop has to see to.
+QUICK_LEAVE, QUICK_DONE, QUICK_HAND, QUICK_TASK, QUICK_MORE, QUICK_AGAIN_RBX, QUICK_AGAIN = 0, 3, 4, 5, 6, 7, 8
 
 SELECTOR_KERNEL_CODE, SELECTOR_KERNEL_DATA, SELECTOR_TASK_CODE, SELECTOR_TASK_DATA, SELECTOR_TSS = 0x08, 0x10, 0x1b, 0x23, 0x28
 
 C_CONSTANTS = {'KERNEL_CS': SELECTOR_KERNEL_CODE, 'KERNEL_DS': SELECTOR_KERNEL_DATA, 'TASK_CS': SELECTOR_TASK_CODE,
-               'TASK_DS': SELECTOR_TASK_DATA, 'TSS_SELECTOR': SELECTOR_TSS, 'QUICK_AGAIN': QUICK_AGAIN, 'QUICK_DONE': QUICK_DONE, 'QUICK_HAND': QUICK_HAND,
+               'TASK_DS': SELECTOR_TASK_DATA, 'TSS_SELECTOR': SELECTOR_TSS, 'QUICK_AGAIN': QUICK_AGAIN, 'QUICK_AGAIN_RBX': QUICK_AGAIN_RBX, 'QUICK_MORE': QUICK_MORE, 'QUICK_DONE': QUICK_DONE, 'QUICK_HAND': QUICK_HAND,
                'QUICK_TASK': QUICK_TASK, 'VMM_AREA': VMM['AREA'], 'VMM_ROOT': VMM['ROOT'], 'VMM_REASONS': VMM['REASONS']}
 for _name, _offset in AREA.items():
     C_CONSTANTS['AREA_' + _name] = _offset

@@ -83,7 +83,7 @@ assert STOLEN + 8 <= 128 and STATE['END'] <= CPUID_TABLE
 
 # The CPUID table: entries of EAX, EBX, ECX, EDX (32 bits each), for the first 32 leaves of each class. Leaves outside answer
 # zeros. Then one 32-bit word per class: bit n says that leaf n depends on the subleaf, so that the VMM is asked (kind CPUID).
-CPUID_CLASSES = [0, 0x40000000, 0x80000000, 0x40000100]     # hypervisors of more than one interface have the second at 0x40000100
+CPUID_CLASSES = [0, 0x80000000, 0x40000000, 0x40000100]     # hypervisors of more than one interface have the second at 0x40000100
 CPUID_LEAVES = 32
 CPUID_ASK = CPUID_TABLE + len(CPUID_CLASSES) * CPUID_LEAVES * 16
 

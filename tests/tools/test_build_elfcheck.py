@@ -100,6 +100,18 @@ def test_undefined_weak_symbol_is_found_in_the_objects(tmp_path):
     assert found == ['p.elf: the symbol printf, wanted by p.o, is undefined']
 
 
+@pytest.mark.parametrize('body, finding', [
+    ('mov %rdi, %rax; jz k_panic@plt', 'calls k_panic'), ('call elsewhere', 'calls elsewhere'), ('mov %r8, %rax', 'r8'), ('movb $1, (%rdi, %r11)', 'r11'),
+    ('xor %r9d, %r9d', 'r9d'), ('mov %r10b, %al', 'r10b'), ('call RPyAssertFailed; mov %r12, %rbx; push %r15', None)])
+def test_what_has_few_registers_uses_and_calls_no_more(tmp_path, body, finding):
+    (tmp_path / 'few.S').write_text(f'first: {body}; ret\n')
+    few = tmp_path / 'c-kernel.few.c.o'
+    subprocess.run(['gcc', '-c', tmp_path / 'few.S', '-o', few], check=True)
+    found = list(elfcheck.more_registers([few]))
+    assert len(found) == (finding is not None) and all(finding in text for text in found), found
+    assert not list(elfcheck.more_registers([tmp_path / 'few.S']))
+
+
 def test_stripped_program_is_not_passed(tmp_path):
     elf = linked(tmp_path, flags=['-s'])
     assert any('no symbol table' in text for text in elfcheck.check(elf, 3))

@@ -33,6 +33,8 @@ GCC_FLAGS = [
 ]
 OWN_FLAGS = ['-Wall', '-Wextra', '-Werror']                 # for what people wrote
 GENERATED_FLAGS = ['-w']                                    # for what the translator wrote
+# For the functions that a guest's exit comes to first (boot/kernel/guest.h): these registers stay the guest's.
+FEW_REGISTERS = ['-ffixed-r8', '-ffixed-r9', '-ffixed-r10', '-ffixed-r11']
 LINK_FLAGS = ['-nostdlib', '-static', '--gc-sections', '--orphan-handling=error', '--fatal-warnings', '-z', 'max-page-size=4096',
               '-z', 'noexecstack', '--build-id=none']
 
@@ -119,8 +121,9 @@ class Builder:
         if not target_file(program.target).exists():
             raise BuildError(f'no module {program.target} ({target_file(program.target).relative_to(ROOT)} is missing)')
         command = [self.python2, tool('translate.py'), program.name, generated.parent, '--target', program.target]
+        few = [folder / 'c' / f'{program.name}.few.c'] if program.ring == 0 else []
         always = [target_file(program.target), tool('translate.py'), tool('position.py'), tool('proofs.py')]
-        self.steps.run(f'translate {program.name}', command, inputs=always, outputs=[generated, facts],
+        self.steps.run(f'translate {program.name}', command, inputs=always, outputs=[generated, facts, *few],
                        discovered=lambda: [ROOT / name for name in read_json(facts)['inputs']])
         return read_json(facts)
 
@@ -129,7 +132,8 @@ class Builder:
         own = files_below(program.boot, '*.S') + files_below(program.boot, '*.c')
         if not own:
             raise BuildError(f'no .S and no .c in {program.boot.relative_to(ROOT)}')
-        return [folder / 'c' / f'{program.name}.c', ROOT / 'boot' / 'runtime.c'] + own
+        generated = ['.c', '.few.c'] if program.ring == 0 else ['.c']
+        return [folder / 'c' / (program.name + suffix) for suffix in generated] + [ROOT / 'boot' / 'runtime.c'] + own
 
     def compile(self, program, source, folder, rpython_include):
         """Compile or assemble one file.  Returns the object."""
@@ -140,7 +144,8 @@ class Builder:
         boot = ROOT / 'boot'
         places = [folder / 'c', program.boot, boot, boot / 'hw', boot / 'include', self.out / 'gen', rpython_include]
         includes = [f'-I{place}' for place in places[:-1]] + ['-isystem', places[-1]]
-        command = [GCC, *GCC_FLAGS, *program.code_model, *(GENERATED_FLAGS if generated else OWN_FLAGS), *includes,
+        command = [GCC, *GCC_FLAGS, *program.code_model, *(GENERATED_FLAGS if generated else OWN_FLAGS),
+                   *(FEW_REGISTERS if source.name.endswith('.few.c') else []), *includes,
                    '-DBULKHEAD_PROGRAM="' + program.name + '"', '-MD', '-MF', dependencies, '-c', source, '-o', result]
         self.steps.run(f'compile {program.name}/{source.name}', command, inputs=[source], outputs=[result],
                        discovered=lambda: read_dependencies(dependencies))

@@ -3,6 +3,7 @@
     no undefined symbol, no relocation, no dynamic linking
     no segment writable and executable, no page with two kinds of rights, every segment whole pages
     no x87, MMX, SSE or AVX instruction: these registers hold a guest's state. The kernel may save and restore them whole.
+    what is compiled with few registers (NAME.few.c.o) has no instruction with another, and calls nobody who might
     ring 3: the header page that loaders trust says what the ELF says
 """
 import re
@@ -45,7 +46,8 @@ def check(path, ring, objects=()):
         ]
         if ring == 3:
             findings += wrong_header(elf)
-    return [f'{path.name}: {finding}' for finding in findings + shortened(undefined_weak(objects))]
+    findings += shortened(undefined_weak(objects)) + shortened(more_registers(objects))
+    return [f'{path.name}: {finding}' for finding in findings]
 
 
 def shortened(findings):
@@ -176,6 +178,47 @@ def forbidden(listing, allowed):
             yield int(address, 16), function, f'{mnemonic} {operands}'.strip()
     if not seen:
         raise ValueError('the disassembly shows no instruction: nothing was checked')
+
+
+# -- few registers
+
+# boot/kernel/guest.h: these hold the guest's while the rest of such an object runs.
+FEW_REGISTERS = '.few.c.o'
+ANOTHER_REGISTER = re.compile(r'%r(?:8|9|10|11)[dwb]?\b')
+NEVER_RETURNS = {'RPyAssertFailed'}
+R_X86_64_PLT32 = 4
+
+
+def more_registers(objects):
+    """Yield a sentence for each instruction with R8 to R11, and each call of a function that might have one, where there are to be none."""
+    for path in objects:
+        if not str(path).endswith(FEW_REGISTERS):
+            continue
+        with open(path, 'rb') as stream:
+            elf = ELFFile(stream)
+            for name in called_elsewhere(elf) - NEVER_RETURNS:
+                yield f'{Path(path).name} calls {name}, which may use all registers'
+        listing = subprocess.run(['objdump', '-d', '--no-show-raw-insn', path], check=True, stdout=subprocess.PIPE, text=True).stdout
+        instructions = [match for match in map(INSTRUCTION.match, listing.splitlines()) if match]
+        if not instructions:
+            raise ValueError('the disassembly shows no instruction: nothing was checked')
+        for match in instructions:
+            if ANOTHER_REGISTER.search(match.group(3)):
+                yield f'{Path(path).name}: {match.group(2)} {match.group(3)}: this register is to stay the guest\'s'
+
+
+def called_elsewhere(elf):
+    """Return the names of the functions that an object calls and does not hold."""
+    names = set()
+    for section in elf.iter_sections():
+        if section['sh_type'] != 'SHT_RELA':
+            continue
+        table = elf.get_section(section['sh_link'])
+        for relocation in section.iter_relocations():
+            symbol = table.get_symbol(relocation['r_info_sym'])
+            if relocation['r_info_type'] == R_X86_64_PLT32 and symbol['st_shndx'] == 'SHN_UNDEF':
+                names.add(symbol.name)
+    return names
 
 
 # -- the header page of ring-3 programs

@@ -2,11 +2,13 @@
 
     .env/bin/python2 tools/build/translate.py PROGRAM OUTDIR [--target MODULE] [--verbose]
 
-PROGRAM names the C file: OUTDIR/PROGRAM.c, with its headers beside it.  MODULE (hypervisor.PROGRAM.target when absent)
+PROGRAM names the C file: OUTDIR/PROGRAM.c, with its headers beside it; what FEW_REGISTERS names is in
+OUTDIR/PROGRAM.few.c.  MODULE (hypervisor.PROGRAM.target when absent)
 declares what is translated:
 
     ENTRY_POINTS = [(function, [lltype, ...]), ...]    # exported C functions, each made by @export_symbol with a c_name
     EXIT_PATH    = [function, ...]                     # from these on: no allocation, no exception out, no recursion
+    FEW_REGISTERS = [function, ...]                    # entry points to compile apart, with all that they call; may be missing
 
 The stock `rpython` command wraps a program in argv, GIL, threads and os; none of them exists here, so this drives the
 translator's phases itself.  OUTDIR/PROGRAM.json lists the source files that took part (relative to the root) and where RPython
@@ -95,9 +97,9 @@ const char *bulkhead_exception_name(long *length)
 """
 
 
-def write_c(translator, entry_points, name, outdir, exit_path=()):
-    """Write OUTDIR/NAME.c and its headers.  Returns the database, which knows every object's name in C.
-    exit_path: functions; what they do not reach is rare.  Without any, nothing is known of that."""
+def write_c(translator, entry_points, name, outdir, exit_path=(), few_registers=()):
+    """Write OUTDIR/NAME.c and its headers, and OUTDIR/NAME.few.c.  Returns the database, which knows every object's name in C.
+    exit_path: functions; what they do not reach is rare.  Without any, nothing is known of that.  few_registers: functions."""
     import py
     from rpython.translator.c.dlltool import CLibraryBuilder
     from rpython.translator.c.genc import gen_source
@@ -105,6 +107,7 @@ def write_c(translator, entry_points, name, outdir, exit_path=()):
     builder.split = False
     database = builder.build_database()
     gen_source(database, name, py.path.local(outdir), builder.eci, defines={})
+    set_apart(outdir, name, [name_in_c(database, function) for function in few_registers])
     with open(os.path.join(outdir, name + '.c'), 'a') as source:
         source.write(TAIL)
     keep_functions_private(os.path.join(outdir, 'forwarddecl.h'), [name_in_c(database, function) for function, _ in entry_points],
@@ -156,6 +159,33 @@ def keep_functions_private(header, entry_points, attributes_of):
         source.write(text)
 
 
+BETWEEN_FUNCTIONS = '/*/*/\n'
+DEFINED = re.compile(r'^\w[^;{]*?\b(\w+)\([^;{]*\) {$', re.MULTILINE)         # the name of a function that is defined
+CALLED = re.compile(r'\b(pypy_g_\w+)\(')
+
+
+def set_apart(outdir, name, entry_points):
+    """Write OUTDIR/NAME.few.c: these entry points, which leave OUTDIR/NAME.c, and what they call, which is in both where others call it too."""
+    path = os.path.join(outdir, name + '.c')
+    with open(path) as source:
+        pieces = source.read().split(BETWEEN_FUNCTIONS)
+    place_of = dict((found.group(1), n) for n, piece in enumerate(pieces) for found in [DEFINED.search(piece)] if found)
+    wanted, queue = set(), list(entry_points)
+    while queue:
+        place = place_of[queue.pop()]
+        if place not in wanted:
+            wanted.add(place)
+            if not pieces[place].rstrip().endswith('\n}'):
+                raise ValueError('%s: more than a function where one was expected: has the translator changed?' % path)
+            queue += [called for called in CALLED.findall(pieces[place]) if called in place_of]
+    includes = pieces[0][:pieces[0].index('#include "src/g_include.h"')] + '#include "src/g_include.h"\n'
+    with open(os.path.join(outdir, name + '.few.c'), 'w') as source:
+        source.write(BETWEEN_FUNCTIONS.join([includes] + [pieces[n] for n in sorted(wanted)]))
+    left_out = [place_of[function] for function in entry_points]
+    with open(path, 'w') as source:
+        source.write(BETWEEN_FUNCTIONS.join(piece for n, piece in enumerate(pieces) if n not in left_out))
+
+
 def input_files():
     """Return the Python files below the root that this process has imported: what the result depends on."""
     files = set()
@@ -191,7 +221,7 @@ def translate(program, outdir, target_name):
     findings = proofs.check(translator, target)
     if not findings:
         print('    %s: %s' % (program, proofs.extent(translator, target)))
-        write_c(translator, target.ENTRY_POINTS, program, outdir, target.EXIT_PATH)
+        write_c(translator, target.ENTRY_POINTS, program, outdir, target.EXIT_PATH, getattr(target, 'FEW_REGISTERS', ()))
         write_facts(os.path.join(outdir, program + '.json'))
     return findings
 

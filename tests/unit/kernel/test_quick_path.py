@@ -14,11 +14,12 @@ from hypervisor.kernel.switch import switcher
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import call, lapic, svm
-from hypervisor.spec.context import QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
+from hypervisor.spec.context import QUICK_AGAIN, QUICK_AGAIN_RBX, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
 from hypervisor.spec.vcpu import CPUID_ASK, CPUID_TABLE
 from tests.unit.kernel.machine import Registers
 from tests.unit.kernel.test_guest_exits import VM, running
 from tests.unit.kernel.vm import block_of, run_guest_once
+from tests.unit.recorded import recorded
 
 INTR, CPUID, MSR, VMMCALL = svm.EXIT_INTR, svm.EXIT_CPUID, svm.EXIT_MSR, svm.EXIT_VMMCALL
 X2APIC = lapic.APIC_BASE_RESET | lapic.APIC_BASE_ENABLE | lapic.APIC_BASE_X2APIC | lapic.APIC_BASE_BSP
@@ -70,11 +71,11 @@ def prepare(box, state):
     return vcpu
 
 
-def outcome(box, state, code, info1, rax, rcx, rdx, answer):
+def outcome(box, state, code, info1, rax, rcx, rdx, quick_path):
     """Let the guest exit so. Returns what can be seen when it is finished, and what the quick path has answered."""
     vcpu = prepare(box, state)
     answers, seen = [], []
-    hw.fake_quick[0] = answer and (lambda: answers.append(answer()) or answers[-1])
+    hw.fake_quick[0] = quick_path and recorded(quick_path, answers)
 
     def guest(machine, registers, block):
         if seen:
@@ -110,6 +111,9 @@ def visible(box, vcpu):
 @example(state=dict(PLAIN, base=OFF), code=CPUID, info1=0, rax=1, rcx=0, rdx=0)
 @example(state=PLAIN, code=MSR, info1=0, rax=0, rcx=bits.MSR_PAT, rdx=0)
 @example(state=PLAIN, code=MSR, info1=1, rax=0, rcx=EOI, rdx=0)
+@example(state=PLAIN, code=MSR, info1=1, rax=1, rcx=EOI, rdx=0)
+@example(state=PLAIN, code=MSR, info1=1, rax=0, rcx=EOI, rdx=1)
+@example(state=PLAIN, code=CPUID, info1=0, rax=0x80000004, rcx=0, rdx=0)
 @example(state=dict(PLAIN, irr=set([0x40])), code=MSR, info1=1, rax=0, rcx=EOI, rdx=0)
 @example(state=dict(PLAIN, tmr=set([0x30])), code=MSR, info1=1, rax=0, rcx=EOI, rdx=0)
 @example(state=dict(PLAIN, rflags=2 | TRACED), code=CPUID, info1=0, rax=0, rcx=0, rdx=0)
@@ -120,10 +124,10 @@ def visible(box, vcpu):
 @pytest.mark.parametrize('nrips', [False, True])
 def test_the_quick_path_does_what_the_loop_does(fresh, nrips, state, code, info1, rax, rcx, rdx):
     results = []
-    for answer in (None, svm_quick.answer):
+    for quick_path in (None, svm_quick):
         box = fresh(running)
         svm_quick.processor.nrips = nrips
-        results.append(outcome(box, state, code, info1, rax, rcx, rdx, answer))
+        results.append(outcome(box, state, code, info1, rax, rcx, rdx, quick_path))
     (slow, _), (fast, answered) = results
     assert slow == fast, answered
     if state['flush'] or state['rflags'] & (TRACED | RESUMED):
@@ -131,7 +135,7 @@ def test_the_quick_path_does_what_the_loop_does(fresh, nrips, state, code, info1
 
 
 @pytest.mark.parametrize('code, info1, rax, rcx, rdx, expected', [
-    (CPUID, 0, 0, 0, 0, QUICK_AGAIN), (CPUID, 0, 0x80000008, 0, 0, QUICK_AGAIN), (VMMCALL, 0, 0, 0, 0, QUICK_AGAIN),
+    (CPUID, 0, 0, 0, 0, QUICK_AGAIN_RBX), (CPUID, 0, 0x80000008, 0, 0, QUICK_AGAIN_RBX), (CPUID, 0, 1, 0, 0, QUICK_AGAIN_RBX), (VMMCALL, 0, 0, 0, 0, QUICK_AGAIN),
     (MSR, 0, 0, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 0, 0, bits.MSR_PAT, 0, QUICK_AGAIN), (MSR, 1, 0x70406, bits.MSR_PAT, 0x70406, QUICK_AGAIN),
     (MSR, 1, 1 << 31, bits.MSR_TSC_DEADLINE, 1, QUICK_AGAIN), (MSR, 0, 0, bits.MSR_TSC_DEADLINE, 0, QUICK_AGAIN), (MSR, 1, 0, EOI, 0, QUICK_AGAIN),
     (MSR, 1, 0x101, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 1, 0x501, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 1, 0xc00, bits.MSR_EFER, 0, QUICK_LEAVE),
@@ -139,7 +143,7 @@ def test_the_quick_path_does_what_the_loop_does(fresh, nrips, state, code, info1
     (MSR, 1, 0x30, SELF_IPI, 0, QUICK_DONE), (MSR, 1, 0x50, SELF_IPI, 0, QUICK_DONE), (CPUID, 0, 4, 0, 0, QUICK_HAND), (MSR, 0, 0, 0x1b, 0, QUICK_LEAVE), (MSR, 0, 0, 0x8b, 0, QUICK_HAND),
     (MSR, 1, 0, 0x8b, 0, QUICK_HAND), (svm.EXIT_IOIO, 0x3f80011, 0, 0, 0, QUICK_HAND), (svm.EXIT_NPF, 4, 0, 0, 0, QUICK_HAND), (INTR, 0, 0, 0, 0, QUICK_LEAVE)])
 def test_what_is_quick(fresh, code, info1, rax, rcx, rdx, expected):
-    _, answered = outcome(fresh(running), PLAIN, code, info1, rax, rcx, rdx, svm_quick.answer)
+    _, answered = outcome(fresh(running), PLAIN, code, info1, rax, rcx, rdx, svm_quick)
     assert answered == expected
 
 
@@ -153,7 +157,7 @@ def test_exits_of_both_ways_are_counted(fresh):
     box = fresh(running)
     vcpu = compartments[VM].vcpus[0]
     before = int(compartments[VM].exits(kinds.CPUID))
-    outcome(box, PLAIN, CPUID, 0, 0, 0, 0, svm_quick.answer)
+    outcome(box, PLAIN, CPUID, 0, 0, 0, 0, svm_quick)
     outcome(box, PLAIN, CPUID, 0, 0, 0, 0, None)
     assert int(compartments[VM].exits(kinds.CPUID)) == before + 2
     assert vcpu.quick_cpuid == 0

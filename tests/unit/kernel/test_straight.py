@@ -75,7 +75,7 @@ def outcome(box, code, info1, info2, registers_before, things, straight, rflags=
     step of the loop."""
     vcpu = prepare(box, dict(PLAIN, rflags=rflags, cr4=cr4))
     memory.store32(vcpu.cpuid + layout.CPUID_ASK - layout.CPUID_TABLE, r_uint(1 << leaf))
-    hw.fake_quick[0] = svm_quick.answer
+    hw.fake_quick[0] = (svm_quick.first, svm_quick.more)
     hw.fake_straight[0] = (svm_quick.hand, svm_quick.answered) if straight else None
     seen = []
 
@@ -181,7 +181,7 @@ def test_a_vmm_that_waits_for_a_signal_is_not_entered(fresh):
     for straight in (False, True):
         box = fresh(running)
         vcpu = prepare(box, PLAIN)
-        hw.fake_quick[0] = svm_quick.answer
+        hw.fake_quick[0] = (svm_quick.first, svm_quick.more)
         hw.fake_straight[0] = (svm_quick.hand, svm_quick.answered) if straight else None
         compartments[VM].task.block(1, r_uint(0))
         box.guests[VM] = type('Guest', (object,), {'run': staticmethod(lambda machine, registers, block: block.exit(IOIO, IN_BYTE, block.get('RIP') + 2))})

@@ -70,7 +70,7 @@ def outcome(reason, qualification, rax, result, straight, rflags=2, blocking=1, 
         for name, value in (('ACTION', action), ('RESULT', result), ('RESULT2', ~result & (1 << 64) - 1), ('DIRTY', 0)):
             memory.store64(vcpu.page + ANSWER[name], r_uint(value))
         return call.GATE
-    hw.fake.run, hw.fake.quick, cpu.fake.run = play, vmx_quick.answer, vmm
+    hw.fake.run, hw.fake.quick, cpu.fake.run = play, (vmx_quick.first, vmx_quick.more), vmm
     hw.fake.straight = (vmx_quick.hand, vmx_quick.answered) if straight else None
     if core.vendor.run(vcpu) and len(seen) == 1:
         exits.handle(vcpu)
