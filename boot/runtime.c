@@ -92,11 +92,11 @@ int memcmp(const void *left, const void *right, size_t bytes)
 
 /* -- ends ---------------------------------------------------------------------------------------------------------------------- */
 
-struct bulkhead_assertion bulkhead_assertion;
+long bulkhead_failed_line;
 
-void RPyAssertFailed(const char *file, long line, const char *function, const char *sentence)
+void bulkhead_assertion_failed(long line)
 {
-    bulkhead_assertion = (struct bulkhead_assertion){ file, line, function, sentence };
+    bulkhead_failed_line = line;
     bulkhead_panic(PANIC_ASSERTION);
 }
 
