@@ -60,11 +60,11 @@ def vcpu_run(caller, slot, deadline):
     if caller.vcpu_count > 1:
         other = caller.untold()
         if other is not None:
-            caller.task.owes = True
+            caller.task.owe()
             tell(caller, other)
             return
         if caller.has_outstanding():            # one that it knows of: it would wait for ever
-            caller.task.owes = True
+            caller.task.owe()
             caller.task.answer(status.BAD_STATE, R0)
             return
     if caller.signals != R0:
@@ -261,7 +261,7 @@ def note_leaf(vcpu, leaf):
 def announce(vcpu):
     """An exit is outstanding: the VMM hears of it, now if it waits for one."""
     task = vcpu.compartment.task
-    task.owes = True
+    task.owe()
     if task.blocked == IN_VCPU_RUN:
         tell(vcpu.compartment, vcpu)
         task.wake()

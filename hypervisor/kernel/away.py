@@ -302,7 +302,9 @@ def take_result(compartment, vcpu):
         vcpu.outstanding = False                    # what had come before
         vcpu.forget_requests()
         vcpu.apic.reset(vcpu.index)
-        task.owes = compartment.has_outstanding()
+        task.owes = False
+        if compartment.has_outstanding():
+            task.owe()
         task.answer(status.OK, r_uint(1))
     else:
         task.answer(status.OK, inbox.word(0))

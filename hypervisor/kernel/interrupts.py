@@ -173,7 +173,9 @@ def reset(compartment, vcpu):
     if vcpu.index == 0:
         vcpu.started = False
         vcpu.ready = False
-    compartment.task.owes = compartment.has_outstanding()
+    compartment.task.owes = False
+    if compartment.has_outstanding():
+        compartment.task.owe()
 
 
 def access(caller, vcpu, offset, write, value):

@@ -164,7 +164,7 @@ def leave(vcpu, vector):
     vcpu.outstanding = True
     vcpu.told = True
     vcpu.ready = False
-    task.owes = True
+    task.owe()
     task.wake()
     scheduler.vcpu = None
     back.pending = True

@@ -9,6 +9,7 @@ from hypervisor.kernel.straight import straight_path
 from hypervisor.kernel.svm_exit import processor
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import svm
+from hypervisor.spec.context import QUICK_HAND, QUICK_LEAVE
 from hypervisor.spec.svm import VMCB
 
 R0 = r_uint(0)
@@ -37,8 +38,12 @@ class Words(object):
         return reason == MSR
 
     @staticmethod
-    def is_access(reason):
-        return likely(reason == Words.IO) or reason == Words.MEMORY      # two comparisons; otherwise gcc computes the answer from both
+    def others(reason):
+        if likely(reason == Words.IO):      # not together: gcc would compute the answer from both comparisons
+            return QUICK_HAND
+        if likely(reason == Words.MEMORY):
+            return QUICK_HAND
+        return QUICK_LEAVE
 
     @staticmethod
     def rax(vcpu):

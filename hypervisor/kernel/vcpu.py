@@ -32,7 +32,7 @@ class Vcpu(Context):
         self.waiting = False        # for STARTUP
         self.init = False           # INIT has come while an exit was the VMM's: it waits for the answer
         self.attention = False      # its APIC may have something for it: look before the next entry
-        self.apic = Lapic()
+        self.apic = Lapic(number)
         self.nmi_blocked = False    # SVM only: an NMI was delivered and no IRET has ended since
         self.stepping = 0           # SVM only: the kernel has set TF, to exit after one instruction
         self.traced = False         # the guest had it set itself

@@ -10,6 +10,7 @@ from hypervisor.kernel.vmx_setup import believed, setup
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import vmx
+from hypervisor.spec.context import QUICK_HAND, QUICK_LEAVE
 
 R0 = r_uint(0)
 MSR_READ, MSR_WRITE = r_uint(vmx.REASON_RDMSR), r_uint(vmx.REASON_WRMSR)
@@ -35,8 +36,10 @@ class Words(object):
         return reason == MSR_READ
 
     @staticmethod
-    def is_access(reason):
-        return reason == Words.IO or reason == Words.MEMORY
+    def others(reason):
+        if reason == Words.IO or reason == Words.MEMORY:
+            return QUICK_HAND
+        return QUICK_LEAVE
 
     @staticmethod
     def rax(vcpu):
