@@ -8,7 +8,7 @@ same and everything else, and tests hold the two against each other (tests/unit/
     reason(vcpu)                the exit's code: CPUID, HYPERCALL, and MSR_READ or MSR_WRITE as is_msr_read and is_msr_write find them
     rax(vcpu), set_rax          where RAX is while the quick path runs; the registers that C functions may change are in the area
     CPUID_APART                 is `cpuid` a function of its own, because the five registers are too few?
-    others(reason)              the answer for IO and MEMORY, which are the VMM's, and the rest, which is the loop's
+    IO, MEMORY                  of `reason`: always the VMM's
     efer(vcpu), cr4(vcpu)       as the guest reads them
     set_efer(vcpu, value)       with LME and LMA as they are
     set_pat(vcpu, value)
@@ -70,7 +70,9 @@ def quick_path(words):
             return msr_read(vcpu)
         if reason == words.HYPERCALL:
             return hypercall(vcpu)
-        return words.others(reason)
+        if reason == words.IO or reason == words.MEMORY:
+            return QUICK_HAND
+        return QUICK_LEAVE
 
     def cpuid(vcpu):
         """A basic or an extended leaf: its place in the table and in the bits that ask is bit 31 before the bits 4 to 0."""

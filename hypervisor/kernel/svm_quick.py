@@ -1,5 +1,4 @@
 """SVM's words for the quick path (quick.py) and the straight path (straight.py). RAX is in the VMCB while the quick path runs."""
-from rpython.rlib.objectmodel import likely
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
@@ -9,7 +8,6 @@ from hypervisor.kernel.straight import straight_path
 from hypervisor.kernel.svm_exit import processor
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import svm
-from hypervisor.spec.context import QUICK_HAND, QUICK_LEAVE
 from hypervisor.spec.svm import VMCB
 
 R0 = r_uint(0)
@@ -36,14 +34,6 @@ class Words(object):
     @staticmethod
     def is_msr_read(vcpu, reason):
         return reason == MSR
-
-    @staticmethod
-    def others(reason):
-        if likely(reason == Words.IO):      # not together: gcc would compute the answer from both comparisons
-            return QUICK_HAND
-        if likely(reason == Words.MEMORY):
-            return QUICK_HAND
-        return QUICK_LEAVE
 
     @staticmethod
     def rax(vcpu):

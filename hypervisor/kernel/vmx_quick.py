@@ -10,7 +10,6 @@ from hypervisor.kernel.vmx_setup import believed, setup
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import vmx
-from hypervisor.spec.context import QUICK_HAND, QUICK_LEAVE
 
 R0 = r_uint(0)
 MSR_READ, MSR_WRITE = r_uint(vmx.REASON_RDMSR), r_uint(vmx.REASON_WRMSR)
@@ -34,12 +33,6 @@ class Words(object):
     @staticmethod
     def is_msr_read(vcpu, reason):
         return reason == MSR_READ
-
-    @staticmethod
-    def others(reason):
-        if reason == Words.IO or reason == Words.MEMORY:
-            return QUICK_HAND
-        return QUICK_LEAVE
 
     @staticmethod
     def rax(vcpu):
