@@ -1,14 +1,13 @@
-"""Translate one RPython program of Bulkhead into one C file.   (Python 2.7)
+"""Translate one RPython program of Bulkhead into C.   (Python 2.7)
 
     .env/bin/python2 tools/build/translate.py PROGRAM OUTDIR [--target MODULE] [--verbose]
 
-PROGRAM names the C file: OUTDIR/PROGRAM.c, with its headers beside it; what FEW_REGISTERS names is in
-OUTDIR/PROGRAM.few.c.  MODULE (hypervisor.PROGRAM.target when absent)
-declares what is translated:
+PROGRAM names the C file: OUTDIR/PROGRAM.c, with its headers beside it; what FEW_REGISTERS names is in OUTDIR/PROGRAM.few.c.
+MODULE (hypervisor.PROGRAM.target when absent) declares what is translated:
 
     ENTRY_POINTS = [(function, [lltype, ...]), ...]    # exported C functions, each made by @export_symbol with a c_name
     EXIT_PATH    = [function, ...]                     # from these on: no allocation, no exception out, no recursion
-    FEW_REGISTERS = [function, ...]                    # entry points to compile apart, with all that they call; may be missing
+    FEW_REGISTERS = [function, ...]                    # may be missing: entry points to compile apart, with all that they call
 
 The stock `rpython` command wraps a program in argv, GIL, threads and os; none of them exists here, so this drives the
 translator's phases itself.  OUTDIR/PROGRAM.json lists the source files that took part (relative to the root) and where RPython
@@ -98,7 +97,7 @@ const char *bulkhead_exception_name(long *length)
 
 
 def write_c(translator, entry_points, name, outdir, exit_path=(), few_registers=()):
-    """Write OUTDIR/NAME.c and its headers, and OUTDIR/NAME.few.c.  Returns the database, which knows every object's name in C.
+    """Write OUTDIR/NAME.c and its headers, and OUTDIR/NAME.few.c if anything is for it.  Returns the database, which knows every object's name in C.
     exit_path: functions; what they do not reach is rare.  Without any, nothing is known of that.  few_registers: functions."""
     import py
     from rpython.translator.c.dlltool import CLibraryBuilder
@@ -107,7 +106,8 @@ def write_c(translator, entry_points, name, outdir, exit_path=(), few_registers=
     builder.split = False
     database = builder.build_database()
     gen_source(database, name, py.path.local(outdir), builder.eci, defines={})
-    set_apart(outdir, name, [name_in_c(database, function) for function in few_registers])
+    if few_registers:
+        set_apart(outdir, name, [name_in_c(database, function) for function in few_registers])
     with open(os.path.join(outdir, name + '.c'), 'a') as source:
         source.write(TAIL)
     keep_functions_private(os.path.join(outdir, 'forwarddecl.h'), [name_in_c(database, function) for function, _ in entry_points],
@@ -143,7 +143,7 @@ PROTOTYPE = re.compile(r'^RPY_EXTERN ([^;()]*\b(pypy_g_\w+)\([^;]*\);)$', re.MUL
 
 
 def keep_functions_private(header, entry_points, attributes_of):
-    """Make all others static: there is one C file, and what the compiler sees all callers of it may inline, or leave out.
+    """Make all others static: what the compiler sees all callers of it may inline, or leave out.
     attributes_of: {attribute of gcc's: the functions that have it}."""
     def private(found):
         line, prototype, name = found.group(0, 1, 2)
