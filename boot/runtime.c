@@ -4,6 +4,7 @@
    the codes and their sentences are in hypervisor/spec/panic.py. */
 
 #include "bulkhead.h"
+#include "checks.h"
 #include "src/precommondefs.h"
 #include "src/debug_traceback.h"
 
@@ -92,11 +93,11 @@ int memcmp(const void *left, const void *right, size_t bytes)
 
 /* -- ends ---------------------------------------------------------------------------------------------------------------------- */
 
-long bulkhead_failed_line;
+const char *bulkhead_failed_place;
 
-void bulkhead_assertion_failed(long line)
+void bulkhead_assertion_failed(const char *place)
 {
-    bulkhead_failed_line = line;
+    bulkhead_failed_place = place;
     bulkhead_panic(PANIC_ASSERTION);
 }
 

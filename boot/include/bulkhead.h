@@ -17,8 +17,8 @@ void bulkhead_panic(int code) __attribute__((noreturn, cold));
 void bulkhead_seal_heap(void);          /* from here on every allocation is a panic */
 size_t bulkhead_heap_used(void);        /* bytes */
 
-/* Where an assertion has failed: the line of the generated C (build/PROGRAM/c/PROGRAM.c; kernel.few.c for what is in both). 0: none has. */
-extern long bulkhead_failed_line;
+/* Where an assertion has failed, as "hypervisor/kernel/loop.py:28"; null: none has. */
+extern const char *bulkhead_failed_place;
 
 /* Supplied by the generated C (tools/build/translate.py adds the last two to it). */
 void RPython_StartupCode(void);         /* call once, before any entry point */

@@ -61,18 +61,18 @@ def k_panic(area):
     return 0
 
 
-def k_panic_code(code, line):
-    """Called by boot/kernel/support.c when the program itself finds that it is broken. code: hypervisor/spec/panic.py; line: of the generated C,
-    where an assertion does not hold, else 0."""
+def k_panic_code(code, place):
+    """Called by boot/kernel/support.c when the program itself finds that it is broken. code: hypervisor/spec/panic.py; place: hva of the text
+    that says where an assertion does not hold, closed by a zero, or 0."""
     what = 'an unknown code'
     for number, sentence in CODES:
         if code == number:
             what = sentence
     title(what)
-    if line != 0:
-        serial.text('line ')
-        serial.decimal(r_uint(line))
-        serial.text(' of build/kernel/c/kernel.c, or kernel.few.c\n')
+    if place != R0:
+        serial.text('at ')
+        serial.text_at(place)
+        serial.text('\n')
     stop()
     return 0
 

@@ -106,6 +106,7 @@ def write_c(translator, entry_points, name, outdir, exit_path=(), few_registers=
     builder.split = False
     database = builder.build_database()
     gen_source(database, name, py.path.local(outdir), builder.eci, defines={})
+    replace(os.path.join(outdir, name + '.c'), INCLUDED, INCLUDED + CHECKS)
     if few_registers:
         set_apart(outdir, name, [name_in_c(database, function) for function in few_registers])
     with open(os.path.join(outdir, name + '.c'), 'a') as source:
@@ -159,9 +160,21 @@ def keep_functions_private(header, entry_points, attributes_of):
         source.write(text)
 
 
+INCLUDED = '#include "src/g_include.h"\n'        # the last that a file includes
+CHECKS = '#include "checks.h"\n'                  # boot/include
 BETWEEN_FUNCTIONS = '/*/*/\n'
 DEFINED = re.compile(r'^\w[^;{]*?\b(\w+)\([^;{]*\) {$', re.MULTILINE)         # the name of a function that is defined
 CALLED = re.compile(r'\b(pypy_g_\w+)\(')
+
+
+def replace(path, old, new):
+    """Once, in a file."""
+    with open(path) as source:
+        text = source.read()
+    if text.count(old) != 1:
+        raise ValueError('%s does not hold %r once: has the translator changed?' % (path, old))
+    with open(path, 'w') as source:
+        source.write(text.replace(old, new))
 
 
 def set_apart(outdir, name, entry_points):
@@ -178,7 +191,7 @@ def set_apart(outdir, name, entry_points):
             if not pieces[place].rstrip().endswith('\n}'):
                 raise ValueError('%s: more than a function where one was expected: has the translator changed?' % path)
             queue += [called for called in CALLED.findall(pieces[place]) if called in place_of]
-    includes = pieces[0][:pieces[0].index('#include "src/g_include.h"')] + '#include "src/g_include.h"\n'
+    includes = pieces[0][:pieces[0].index(INCLUDED)] + INCLUDED + CHECKS
     with open(os.path.join(outdir, name + '.few.c'), 'w') as source:
         source.write(BETWEEN_FUNCTIONS.join([includes] + [pieces[n] for n in sorted(wanted)]))
     left_out = [place_of[function] for function in entry_points]
@@ -215,12 +228,14 @@ def write_facts(path):
 
 def translate(program, outdir, target_name):
     """Translate and prove.  Returns the list of findings (sentences); C is written only when it is empty."""
+    import position
     import proofs
     target = importlib.import_module(target_name)
     translator = optimised_translator(target.ENTRY_POINTS)
     findings = proofs.check(translator, target)
     if not findings:
         print('    %s: %s' % (program, proofs.extent(translator, target)))
+        position.tell_in_c()
         write_c(translator, target.ENTRY_POINTS, program, outdir, target.EXIT_PATH, getattr(target, 'FEW_REGISTERS', ()))
         write_facts(os.path.join(outdir, program + '.json'))
     return findings

@@ -680,7 +680,7 @@ def test_a_vm_that_ends_before_it_was_offered_needs_nobody(fresh_pair):
 def test_a_core_that_dies_takes_the_vms_with_vcpus_on_it(pair):
     pair.on(1)
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1, 0)
+        panic.k_panic_code(1, r_uint(0))
     pair.on(0)
     pair.box.messages[:] = []
     scheduler.bell.answer()
@@ -694,7 +694,7 @@ def test_a_vm_that_begins_when_a_core_of_its_has_stopped_ends_at_once(fresh_pair
     make(pair, start=False)
     pair.on(1)
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1, 0)
+        panic.k_panic_code(1, r_uint(0))
     pair.on(0)
     scheduler.bell.answer()
     assert compartments[VM].state == call.STATE_ENDED or pair.call(0, 0, call.START, SLOT, TASK_BASE, 0, 0) == (status.OK, 0)
@@ -707,7 +707,7 @@ def test_a_vm_that_is_made_when_a_core_of_its_has_stopped_ends_at_once(fresh_pai
     pair = fresh_pair
     pair.on(1)
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1, 0)
+        panic.k_panic_code(1, r_uint(0))
     pair.on(0)
     scheduler.bell.answer()
     make(pair)
@@ -719,7 +719,7 @@ def test_a_core_that_dies_while_it_is_waited_for_is_not(pair):
     assert pair.call(0, 0, call.STOP, SLOT, ending.DESTROYED, 5) == (status.OK, 0)
     pair.on(1)
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1, 0)
+        panic.k_panic_code(1, r_uint(0))
     pair.on(0)
     scheduler.bell.answer()
     assert (compartments[VM].state, compartments[VM].how) == (call.STATE_ENDED, ending.DESTROYED)
