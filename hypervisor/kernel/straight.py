@@ -23,7 +23,7 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import cpu, memory
 from hypervisor.kernel import state
-from hypervisor.kernel.answer import complete_port, complete_registers, take_answer, write_exit
+from hypervisor.kernel.answer import bring_register, complete_port, complete_registers, is_at_apic, take_answer, write_exit
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
@@ -77,6 +77,10 @@ def straight_path(words):
             words.decode_memory(vcpu)
             if vcpu.event != R0:
                 return QUICK_LEAVE
+            if is_at_apic(vcpu):
+                if words.tpr_moved(vcpu):
+                    return QUICK_LEAVE      # the loop takes it over first
+                bring_register(vcpu)
             state.write(vcpu, r_uint(MEMORY_BRINGS))
         else:
             decode_registers(vcpu, reason)

@@ -55,7 +55,7 @@ class Context(object):
         self.protected = self.has_cr0(cpu.CR0_PE) and not self.has_flag(cpu.RFLAGS_VM)
         if brought:
             attributes = vcpu.value()
-            code, stack = attributes & U16, attributes >> 16
+            code, stack = attributes & U16, attributes >> 16            # what is above them is not looked at
         else:
             code, stack = vcpu.segment(v.CS, v.SEGMENT_ATTRIBUTES), vcpu.segment(v.SS, v.SEGMENT_ATTRIBUTES)
         self.mode = self._mode(code)

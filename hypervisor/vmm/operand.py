@@ -8,7 +8,7 @@ from rpython.rlib.objectmodel import always_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import vcpu as spec
-from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_OPERAND, ACCESS_WRITE, MEMORY
+from hypervisor.spec.exit import ACCESS_BROUGHT, ACCESS_EXECUTE, ACCESS_OPERAND, ACCESS_WRITE, MEMORY
 from hypervisor.vmm import vcpu as v
 from hypervisor.vmm.context import BIG, FAULT, OK, mask
 
@@ -31,12 +31,14 @@ class Operand(object):
         self.first = ZERO               # gpa of the first byte
         self.first_count = 0            # bytes in the first page
         self.second = ZERO              # gpa of the first byte in the next page
+        self.brought = False            # the exit has brought what the next load finds there
 
     def locate(self, segment, offset, size, access):
         """Find segment:offset for `size` bytes (1 to 32). offset is cut to the address size already.
 
         Returns OK or FAULT.
         """
+        self.brought = False
         if self._linear(segment, offset, size, access) == FAULT:
             return FAULT
         gva = self.gva
@@ -111,6 +113,7 @@ class Operand(object):
         self.size = size
         self.first_count = size
         self.first = gpa
+        self.brought = flags & ACCESS_BROUGHT != 0
         return OK
 
     # The access itself.
@@ -130,6 +133,9 @@ class Operand(object):
 
     def load_part(self, at, size):
         """`size` bytes, 1 to 8, from byte `at` on."""
+        if self.brought:
+            self.brought = False        # another load would find what is there then
+            return self.context.vcpu.brought() & mask(size)
         if self._is_beyond(at):
             return self._read_device(self.first + r_uint(at), size)
         value = ZERO
