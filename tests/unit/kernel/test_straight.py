@@ -7,7 +7,7 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
 from hypervisor.hw import svm as hw
-from hypervisor.kernel import interrupts, svm_quick
+from hypervisor.kernel import interrupts, svm_exit, svm_quick
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.scheduler import scheduler
@@ -71,10 +71,10 @@ def everything(box, vcpu):
 
 
 def outcome(box, code, info1, info2, registers_before, things, straight, rflags=2, dr7=0x400, interrupted=0, cr4=PLAIN['cr4'], leaf=4, base=PLAIN['base'],
-            tpr=0, vmm=Vmm):
+            tpr=0, vmm=Vmm, code_segment=0, efer=PLAIN['efer'], **marks):
     """Let the guest exit so, and its VMM do these things. Returns everything when the guest goes on or the VM ends, and whether that took one
     step of the loop."""
-    vcpu = prepare(box, dict(PLAIN, rflags=rflags, cr4=cr4, base=base))
+    vcpu = prepare(box, dict(PLAIN, rflags=rflags, cr4=cr4, base=base, efer=efer))
     memory.store32(vcpu.cpuid + layout.CPUID_ASK - layout.CPUID_TABLE, r_uint(1 << leaf))
     hw.fake_quick[0] = (svm_quick.first, svm_quick.more)
     hw.fake_straight[0] = (svm_quick.hand, svm_quick.answered) if straight else None
@@ -92,9 +92,13 @@ def outcome(box, code, info1, info2, registers_before, things, straight, rflags=
         block.set('DR7', dr7)
         block.set('V_INTR', block.get('V_INTR') & ~15 | tpr)       # by MOV to CR8
         block.set('EVENTINJ', 0x80000030)       # what the entry has delivered
+        for name, value in marks.items():
+            setattr(vcpu, name, value)          # as if it had come meanwhile
         block.exit(code, info1, block.get('RIP') + 2 if code == IOIO else info2, interrupted)
     box.guests[VM] = type('Guest', (object,), {'run': staticmethod(guest)})
     vmm = box.tasks[VM] = vmm(*things)
+    if code_segment:
+        memory.store16(vcpu.control + svm_exit.CS_ATTRIBUTES, r_uint(code_segment))
     compartments[VM].task.deadline = r_uint(DEADLINE)
     scheduler.compartment, scheduler.vcpu = compartments[VM], vcpu
     steps = 0
@@ -196,6 +200,37 @@ def test_no_other_access_brings_anything(fresh, info1, gpa, base):
 def test_what_is_brought_knows_of_a_mov_to_cr8(fresh):
     at_once, _ = both(fresh, NPF, FINAL | READ, APIC_PAGE + lapic.TPR, registers_for(NPF), [run(ACTION=layout.RESUME)], base=XAPIC, tpr=5)
     assert not at_once and exit_field(brought(fresh, FINAL | READ, APIC_PAGE + lapic.TPR, base=XAPIC, tpr=5), VM, 'VALUE') >> layout.BROUGHT_SHIFT == 0x50
+
+
+EMULATED = {'ACTION': layout.RESUME, 'DIRTY': layout.GROUP_FLOW | layout.REGISTER | 3 << layout.REGISTER_SHIFT, 'RIP': 0x7777, 'RFLAGS': 2, 'RBX': 0x1234}
+HIGH, HOLE, LONG, COMPATIBLE = 0xffffffff81000000, 0x800000000000, 0xa9b, 0xc9b
+
+
+@pytest.mark.parametrize('answer, more', [
+    ({'RIP': 0xffffffff}, {}), ({'RIP': HIGH}, {'code_segment': LONG}), ({'RIP': 1 << 32}, {'code_segment': LONG}), ({'RFLAGS': 0x246}, {}), ({'RFLAGS': 2 | RESUMED}, {}),
+    ({'DIRTY': layout.REGISTER | 3 << layout.REGISTER_SHIFT}, {}),
+    ({'DIRTY': layout.GROUP_FLOW | layout.REGISTER | 4 << layout.REGISTER_SHIFT, 'RSP': 0x99}, {}),
+    ({'DIRTY': layout.GROUP_FLOW | layout.REGISTER | 15 << layout.REGISTER_SHIFT, 'R15': 0x99}, {}), ({'DIRTY': layout.GROUP_FLOW | layout.REGISTER, 'RAX': 0x99}, {}),
+    ({'DIRTY': layout.GROUP_FLOW | 3 << layout.REGISTER_SHIFT}, {})])
+def test_an_emulated_instruction_goes_straight_with_any_good_state(fresh, answer, more):
+    at_once, _ = both(fresh, NPF, FINAL | READ, 0xfe000000, registers_for(NPF), [run(**dict(EMULATED, **answer))], **more)
+    assert at_once and compartments[VM].state == call.STATE_RUNNING
+
+
+@pytest.mark.parametrize('answer, more', [
+    ({'RIP': 1 << 32}, {'code_segment': COMPATIBLE}), ({'RIP': HIGH}, {'code_segment': COMPATIBLE}), ({'RIP': HIGH}, {'code_segment': LONG, 'efer': 0}),
+    ({'RIP': HOLE}, {'code_segment': LONG}), ({'RFLAGS': 0}, {}), ({'RFLAGS': 0x44}, {}), ({'RFLAGS': 0x8002}, {}), ({'RFLAGS': 1 << 40 | 2}, {}),
+    ({'ACTION': layout.COMPLETE}, {}), ({'ACTION': 3}, {}), ({'ACTION': 1 << 32 | layout.RESUME}, {}), ({'DIRTY': layout.GROUP_FLOW | 1 << 40}, {})])
+def test_an_emulated_instruction_with_a_bad_state_ends_the_vm(fresh, answer, more):
+    both(fresh, NPF, FINAL | READ, 0xfe000000, registers_for(NPF), [run(**dict(EMULATED, **answer))], **more)
+    assert compartments[VM].how == ending.VMM_BAD_ANSWER
+
+
+@pytest.mark.parametrize('answer, more', [({'ACTION': layout.INJECT, 'RESULT2': 13}, {}), ({'DIRTY': layout.GROUP_FLOW | layout.TELL_STOLEN}, {}),
+                                          ({'RFLAGS': 2 | TRACED}, {}), ({}, {'attention': True}), ({}, {'flush': True})])
+def test_an_emulated_instruction_is_the_loops_when_something_is_to_be_seen_to(fresh, answer, more):
+    at_once, _ = both(fresh, NPF, FINAL | READ, 0xfe000000, registers_for(NPF), [run(**dict(EMULATED, **answer))], **more)
+    assert not at_once and compartments[VM].state == call.STATE_RUNNING
 
 
 @pytest.mark.parametrize('more, straight', [({'rflags': 2 | TRACED}, False), ({'rflags': 2 | RESUMED}, True), ({'dr7': 0x401}, False)])
