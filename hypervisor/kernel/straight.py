@@ -104,7 +104,6 @@ def straight_path(words):
     @dont_inline
     def hand_registers(vcpu, reason):
         decode_registers(vcpu, reason)
-        vcpu.counts[vcpu.exit_kind] += 1
         return begin(vcpu)
 
     def decode_registers(vcpu, reason):
@@ -112,6 +111,7 @@ def straight_path(words):
         if reason == words.CPUID:
             leaf = vcpu.gpr(RAX) & LOW32
             vcpu.exit_kind = kinds.CPUID
+            vcpu.quick_cpuid += 1
             vcpu.exit_selector = leaf | vcpu.exit_selector << 32
             if leaf == r_uint(LEAF_7):
                 vcpu.exit_value = words.keys_on(vcpu)
@@ -119,10 +119,13 @@ def straight_path(words):
                 vcpu.exit_value = switcher.live_xcr0(vcpu)
             vcpu.exit_length = words.length(vcpu, words.CPUID_BYTES)
             return
-        vcpu.exit_kind = kinds.MSR_READ
         vcpu.exit_length = words.length(vcpu, words.MSR_BYTES)
-        if words.is_msr_write(vcpu, reason):
+        if not words.is_msr_write(vcpu, reason):
+            vcpu.exit_kind = kinds.MSR_READ
+            vcpu.quick_msr_read += 1
+        else:
             vcpu.exit_kind = kinds.MSR_WRITE
+            vcpu.quick_msr_write += 1
             vcpu.exit_value = (vcpu.gpr(RDX) & LOW32) << 32 | (vcpu.gpr(RAX) & LOW32)
 
     def answered(vector):
@@ -154,7 +157,7 @@ def straight_path(words):
         rip = memory.load64(page + STATE['RIP'])
         rflags = memory.load64(page + STATE['RFLAGS'])
         number = intmask(dirty >> REGISTER_SHIFT) & 15
-        if memory.load64(page + ANSWER['ACTION']) != r_uint(RESUME) or dirty & ~ONE_REGISTER != r_uint(GROUP_FLOW) or number == state.RSP:
+        if memory.load64(page + ANSWER['ACTION']) != r_uint(RESUME) or dirty & ~ONE_REGISTER != r_uint(GROUP_FLOW):
             return False
         if rflags & state.RFLAGS_LOOKED_AT != r_uint(bits.RFLAGS_FIXED) or vcpu.attention or vcpu.flush:
             return False
