@@ -4,7 +4,7 @@ locate() finds out everything that can fault; after it, load() and store() canno
 than 8 bytes are moved in parts of 8: to a device that is one access after the other.
 Source: Intel SDM Vol. 3A, "Protection" (limits and types of segments); Vol. 1, "Memory Organization" (canonical addresses).
 """
-from rpython.rlib.objectmodel import always_inline
+from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import vcpu as spec
@@ -96,25 +96,41 @@ class Operand(object):
             return not access & ACCESS_WRITE and attributes & WRITABLE != ZERO
         return not access & ACCESS_WRITE or attributes & WRITABLE != ZERO
 
+    @always_inline
     def locate_told(self, segment, offset, size, access):
         """As `locate`, for the only operand of the instruction that has exited: the exit itself has told where it is, if it lies in one page.
 
         What another vCPU makes of the instruction meanwhile gains nothing: the page tables have allowed this vCPU this access there.
         """
+        context = self.context
+        if context.mode == 64 and segment < v.FS and context.is_canonical(offset) and self._is_told(offset, size, access):
+            return OK
+        return self._locate_other(segment, offset, size, access)
+
+    @dont_inline
+    def _locate_other(self, segment, offset, size, access):
+        """The same, for segments that have bases or limits."""
+        if self._linear(segment, offset, size, access) == FAULT:
+            return FAULT
+        if self._is_told(self.gva, size, access):
+            return OK
+        return self.locate(segment, offset, size, access)
+
+    @always_inline
+    def _is_told(self, gva, size, access):
+        """Is the exit about this access? Then the place is set."""
         vcpu = self.context.vcpu
         flags, gpa = vcpu.flags(), vcpu.selector()
         if vcpu.kind() != MEMORY or flags & ACCESS_OPERAND == 0 or access == ACCESS_WRITE and flags & ACCESS_WRITE == 0:
-            return self.locate(segment, offset, size, access)
-        if self._linear(segment, offset, size, access) == FAULT:
-            return FAULT
+            return False
         here = gpa & OFFSET
-        if self.gva & OFFSET != here or here + r_uint(size) > PAGE:
-            return self.locate(segment, offset, size, access)
+        if gva & OFFSET != here or here + r_uint(size) > PAGE:
+            return False
         self.size = size
         self.first_count = size
         self.first = gpa
         self.brought = flags & ACCESS_BROUGHT != 0
-        return OK
+        return True
 
     # The access itself.
     def _gpa(self, n):
@@ -136,6 +152,10 @@ class Operand(object):
         if self.brought:
             self.brought = False        # another load would find what is there then
             return self.context.vcpu.brought() & mask(size)
+        return self._load_there(at, size)
+
+    @dont_inline
+    def _load_there(self, at, size):
         if self._is_beyond(at):
             return self._read_device(self.first + r_uint(at), size)
         value = ZERO
