@@ -266,6 +266,7 @@ def test_memory_devices_are_found_where_they_are():
     devices = [bus.MemoryDevice(r_uint(base), r_uint(size)) for base, size in places]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0], [1], []):
         its = bus.Bus([bus.Device(0, 0, True)], [devices[n] for n in order])
+        assert [its.lowest, its.lowest + its.span] == ([min(places[n][0] for n in order), max(sum(places[n]) for n in order)] if order else [(1 << 64) - 1] * 2)
         for gpa in [0, 0xd0000000, 0xfebfffff, 0xffffffff, 1 << 32, 0x1fec00000, (1 << 64) - 1] + [base + at for base, size in places for at in (-1, 0, size - 1, size)]:
             owners = [devices[n] for n in order if places[n][0] <= gpa < sum(places[n])]
             assert its.memory_device(r_uint(gpa)) is (owners[0] if owners else None), (order, hex(gpa))

@@ -74,6 +74,14 @@ def test_a_walk_finds_what_the_tables_say():
     assert outcome == emulate.FAULT and device.written == []        # CR0.WP
 
 
+def test_the_segments_base_counts():
+    """An exit about the same offset without it is about another access."""
+    rig, _, outcome = told('65 8b 03', shown=DEVICE, GS_BASE=4)
+    assert outcome == emulate.DONE and rig.box.state('RAX') == 0x14
+    rig, _, outcome = told('65 8b 03', GS_BASE=0x7f0000000000, rbx=0x10)
+    assert outcome == emulate.DONE and rig.box.state('RAX') == 0x10
+
+
 def test_what_the_segment_forbids_is_forbidden():
     rig, _, outcome = told('8b 03', rbx=0x800000000010)
     assert outcome == emulate.FAULT and rig.emulator.context.vector == cpu.VECTOR_GP

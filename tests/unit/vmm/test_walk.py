@@ -187,6 +187,10 @@ def test_32_bit_paging():
     assert paging_32(0x6000 | P | W, 0x77000, ACCESS_WRITE) == (FAULT, WRITE)
     assert paging_32(0, 0, ACCESS_READ, user=True) == (FAULT, USER)
     assert paging_32(0x6000 | P | U, 0x77000 | P | W, ACCESS_READ, user=True) == (FAULT, PRESENT | USER)
+    assert paging_32(0x6000 | P | W, 0x77000 | P | W | U, ACCESS_READ, user=True) == (FAULT, PRESENT | USER)     # both entries count
+    assert paging_32(0x6000 | P | U, 0x77000 | P | W | U, ACCESS_WRITE, user=True) == (FAULT, PRESENT | WRITE | USER)
+    assert paging_32(0x6000 | P | U | W, 0x77000 | P | U, ACCESS_WRITE, user=True) == (FAULT, PRESENT | WRITE | USER)
+    assert paging_32(0x6000 | P | U | W, 0x77000 | P | U | W, ACCESS_WRITE, user=True) == (OK, 0x77abc)
     assert paging_32(0x800000 | P | PS, 0, ACCESS_READ) == (OK, 0x923abc)
     assert paging_32(0x800000 | 5 << 13 | P | PS, 0, ACCESS_READ) == (OK, 0x500923abc)            # PSE-36
     assert paging_32(0x800000 | 1 << 21 | P | PS, 0, ACCESS_READ) == (FAULT, PRESENT | RESERVED)
