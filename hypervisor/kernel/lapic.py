@@ -38,6 +38,11 @@ def highest(words):
 highest._always_inline_ = True          # where its caller wants it so; Lapic.highest is a function
 
 
+def is_register(offset):
+    """Does a register of the xAPIC page begin there? offset: r_uint, any. What VCPU_APIC accepts."""
+    return offset < r_uint(spec.REGISTERS) and offset & 15 == R0
+
+
 class Lapic(object):
     """All registers; a deadline of 0 means that the timer is off. number: the vCPU's, in the kernel."""
 
@@ -101,6 +106,9 @@ class Lapic(object):
 
     def is_x2apic(self):
         return self.base & r_uint(spec.APIC_BASE_X2APIC) != R0
+
+    def is_xapic(self):
+        return self.base & r_uint(spec.APIC_BASE_ENABLE | spec.APIC_BASE_X2APIC) == r_uint(spec.APIC_BASE_ENABLE)
 
     def software_enabled(self):
         return self.is_enabled() and self.svr & r_uint(spec.SPURIOUS_ENABLE) != R0

@@ -6,6 +6,7 @@ from hypervisor.kernel import svm_exit
 from hypervisor.kernel.quick import quick_path
 from hypervisor.kernel.straight import straight_path
 from hypervisor.kernel.svm_exit import processor
+from hypervisor.kernel.svm_state import set_flow, write_state
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import svm
 from hypervisor.spec.svm import VMCB
@@ -120,6 +121,14 @@ class Words(object):
     def decode_memory(vcpu):
         svm_exit.keep_event(vcpu, vcpu.control)
         svm_exit.decode_memory(vcpu, vcpu.control)
+
+    @staticmethod
+    def write_state(vcpu, groups):
+        write_state(vcpu, groups)
+
+    @staticmethod
+    def set_flow(vcpu, rip, rflags):
+        set_flow(vcpu, rip, rflags)
 
     @staticmethod
     def move_on(vcpu):

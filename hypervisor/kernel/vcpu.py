@@ -99,6 +99,7 @@ class Vcpu(Context):
         self.quick_msr_read = R0
         self.quick_msr_write = R0
         self.quick_io = R0          # the straight path's, likewise
+        self.quick_memory = R0
 
     def settle(self):
         """Bring `counts` up to date."""
@@ -107,6 +108,7 @@ class Vcpu(Context):
         self.counts[kinds.MSR_READ] += self.quick_msr_read
         self.counts[kinds.MSR_WRITE] += self.quick_msr_write
         self.counts[kinds.IO] += self.quick_io
+        self.counts[kinds.MEMORY] += self.quick_memory
         self.forget_quick()
 
     def forget_quick(self):
@@ -115,6 +117,7 @@ class Vcpu(Context):
         self.quick_msr_read = R0
         self.quick_msr_write = R0
         self.quick_io = R0
+        self.quick_memory = R0
 
     def has_interrupt(self):
         """Is anything waiting that the guest would take if its flags let it?"""

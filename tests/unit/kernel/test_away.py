@@ -24,7 +24,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import wire as spec
 from hypervisor.spec.cpu import VECTOR_DOORBELL
 from hypervisor.spec.layout import TASK_BASE
-from hypervisor.spec.vcpu import (ANSWER, COMPLETE, CPUID_TABLE, EXIT, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW, GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE,
+from hypervisor.spec.vcpu import (ANSWER, BROUGHT_SHIFT, COMPLETE, CPUID_TABLE, EXIT, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW, GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE,
                                   GROUP_TIME, GROUP_VECTOR, RESUME, STATE)
 from rpython.rlib.rarithmetic import r_uint
 from tests.unit.kernel import audit, singletons
@@ -568,6 +568,18 @@ def test_a_register_of_its_apic_is_read_and_written_there(pair):
     assert int(vcpus()[1].apic.tpr) == 0x50
     pair.on(0)
     assert int(vcpus()[1].apic.tpr) == 0
+
+
+def test_a_read_of_a_register_of_its_apic_brings_what_that_core_has(pair):
+    start_second(pair)
+    pair.on(1)
+    vcpus()[1].apic.write(lapic.LDR, r_uint(0x7000000), r_uint(0))
+    exit_second(pair, svm.EXIT_NPF, 1 << 32 | 4, lapic.APIC_BASE_RESET + lapic.LDR)
+    pair.settle()
+    pair.on(0)
+    page = vcpu_page(VM, 1)
+    assert pair.box.memory.word(page + EXIT['FLAGS']) == kinds.ACCESS_READ | kinds.ACCESS_OPERAND | kinds.ACCESS_BROUGHT
+    assert pair.box.memory.word(page + EXIT['VALUE']) >> BROUGHT_SHIFT == 0x7000000
 
 
 def test_what_was_raised_before_a_reset_does_not_come_behind_it(pair):
