@@ -20,7 +20,7 @@ same and everything else, and tests hold the two against each other (tests/unit/
     step_over(vcpu, length)     RIP moves on and a shadow ends; False, and nothing is done, when RF or TF has to be seen to.
                                 length: what the plain instruction has, CPUID_BYTES and so on; only for processors that tell nothing
 """
-from rpython.rlib.objectmodel import dont_inline, unlikely
+from rpython.rlib.objectmodel import dont_inline, likely, unlikely
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory
@@ -46,6 +46,7 @@ OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
 MSR_EOI = r_uint(bits.MSR_X2APIC_FIRST + (lapic.EOI >> 4))
 MSR_SELF_IPI = r_uint(bits.MSR_SELF_IPI)
 EFER_LMA, EFER_FREE = r_uint(bits.EFER_LMA), r_uint(bits.EFER_SCE | bits.EFER_NXE)
+assert bits.MSR_PAT < bits.MSR_TSC_DEADLINE < bits.MSR_X2APIC_FIRST + (lapic.EOI >> 4) < bits.MSR_SELF_IPI < bits.MSR_EFER
 MSR_EFER, MSR_PAT, MSR_TSC_DEADLINE = r_uint(bits.MSR_EFER), r_uint(bits.MSR_PAT), r_uint(bits.MSR_TSC_DEADLINE)
 
 
@@ -151,15 +152,15 @@ def quick_path(words):
 
     def msr_write(vcpu):
         number = vcpu.gpr(RCX) & LOW32
-        if number == MSR_PAT:
-            return pat(vcpu, written(vcpu))
-        if number == MSR_EFER:
-            return efer(vcpu, written(vcpu))
+        if number > MSR_EOI:                # so: an EOI is found by the same comparison
+            if likely(number == MSR_EFER):
+                return efer(vcpu, written(vcpu))
+            return QUICK_MORE if number == MSR_SELF_IPI else other_msr(number)
         if number == MSR_EOI:
             return plain_eoi(vcpu)
-        if number == MSR_TSC_DEADLINE or number == MSR_SELF_IPI:
-            return QUICK_MORE
-        return other_msr(number)
+        if likely(number == MSR_PAT):
+            return pat(vcpu, written(vcpu))
+        return QUICK_MORE if number == MSR_TSC_DEADLINE else other_msr(number)
 
     def written(vcpu):
         return (vcpu.gpr(RDX) & LOW32) << 32 | (rax(vcpu) & LOW32)

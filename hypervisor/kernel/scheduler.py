@@ -522,7 +522,9 @@ class Scheduler(object):
         while bits != R0:
             n = intmask(cpu.bsr(bits))
             bits ^= R1 << n
-            self.look_at(compartments[n], now)
+            task = compartments[n].task
+            if task.owes or task.deadline - 1 < now:        # NEVER is 0
+                self.look_at(compartments[n], now)
         self.expire_timers(now)
 
     def look_at(self, compartment, now):

@@ -127,9 +127,11 @@ class Vcpu(Context):
     def wake_for_interrupt(self):
         """Something about its interrupts has changed: look before the next entry, and end a HLT."""
         self.attention = True
-        if self.halted and (self.apic.nmi or not self.deaf and self.has_interrupt()):
-            self.halted = False
-            self.want()
+        if self.halted:
+            apic = self.apic
+            if apic.nmi or not self.deaf and (apic.pending() >= 0 or apic.accepts_extint()):     # has_interrupt(), without a call
+                self.halted = False
+                self.want()
 
     def is_stopped(self):
         """Does it wait for what only another vCPU, or an NMI, can send? Of one that lives elsewhere that is not known here."""

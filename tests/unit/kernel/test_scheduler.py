@@ -551,3 +551,13 @@ def test_whose_time_is_to_be_looked_at_is_known_and_whose_has_passed_is_forgotte
     assert due_after(now) is None and timed.tasks == timed.vcpus == r_uint(0)
     scheduler.due = r_uint(now)
     assert due_after(now) is None
+
+
+@pytest.mark.parametrize('deaf, lint0, wakes', [(False, lapic.EXTINT << 8, True), (True, lapic.EXTINT << 8, False), (False, lapic.EXTINT << 8 | lapic.MASKED, False)])
+def test_pic_ends_a_halt_if_its_interrupt_comes_through(fresh, deaf, lint0, wakes):
+    fresh(THREE_VMS)
+    vcpu = compartments[1].vcpus[0]
+    vcpu.apic.svr, vcpu.apic.lvt[4] = r_uint(0x1ff), r_uint(lint0)
+    vcpu.halted, vcpu.deaf, vcpu.ready, vcpu.apic.extint = True, deaf, False, True
+    vcpu.wake_for_interrupt()
+    assert vcpu.attention and vcpu.halted == (not wakes) and vcpu.ready == wakes
