@@ -50,6 +50,10 @@ def k_panic(area):
         if vector == r_uint(number):
             what = line
     title(what)
+    if vector >= r_uint(32):
+        serial.text('vector ')
+        serial.decimal(vector)
+        serial.text('\n')
     for name, offset, last in REGISTERS:
         serial.text(name)
         serial.number(memory.load64(area + offset))
