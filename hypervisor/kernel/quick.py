@@ -1,14 +1,12 @@
 """The quick path: the exits that a busy guest has most, finished before the crossing is over.
 
-At each exit the assembly (boot/kernel/svm.S, vmx.S) asks a vendor's `first`, with most of the guest's registers and, on SVM, its task register
-and system-call MSRs still in the processor. `first` and all that it calls is compiled apart, with five registers for its work, RAX, RCX, RDX,
-RSI and RDI (FEW_REGISTERS in tools/build/build.py): these are in the area meanwhile, and no others. Where it says QUICK_MORE, `more` is asked
-with R8 to R11 in the area as well. What is not plain is left, untouched, to the loop: exits.py does the same and everything else, and tests
-hold the two against each other (tests/unit/kernel/test_quick_path.py).
+At each exit the assembly (boot/kernel/svm.S, vmx.S) asks a vendor's `answer`, with most of the guest's registers and, on SVM,
+its task register and system-call MSRs still in the processor. Only what a C function may change is in the area: RAX, RCX, RDX, RSI, RDI. What is not plain is left, untouched, to the loop: exits.py does the
+same and everything else, and tests hold the two against each other (tests/unit/kernel/test_quick_path.py).
 
 `quick_path(words)` makes the two functions once for each vendor. `words` says how a vendor tells them what it knows:
     reason(vcpu)                the exit's code: CPUID, HYPERCALL, and MSR_READ or MSR_WRITE as is_msr_read and is_msr_write find them
-    rax(vcpu), set_rax          where RAX is while the quick path runs
+    rax(vcpu), set_rax          where RAX is while the quick path runs; the registers that C functions may change are in the area
     CPUID_APART                 is `cpuid` a function of its own, because the five registers are too few?
     is_access(reason)           IO or MEMORY: always the VMM's
     efer(vcpu), cr4(vcpu)       as the guest reads them
