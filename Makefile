@@ -85,7 +85,7 @@ bench-peers: build  ## run the bench guest under other hypervisors on QEMU; fetc
 bench-linux: build  ## count what a Debian guest loses to the hypervisor, and how often it exits, busy, asleep and booting
 	@$(python3) tools/bench/linux.py
 
-profile: build  ## show where the instructions of one exit go: KIND=cpuid, any row of the bench, or start; ON=bochs-vmx
+profile: build  ## show where the instructions of one exit go: KIND=cpuid, any row of the bench, start, or text; ON=bochs-vmx
 	@$(python3) tools/bench/exitpath.py $(KIND) --on $(ON)
 
 clean:          ## remove what was built

@@ -4,6 +4,7 @@
    the codes and their sentences are in hypervisor/spec/panic.py. */
 
 #include "bulkhead.h"
+#include "checks.h"
 #include "src/precommondefs.h"
 #include "src/debug_traceback.h"
 
@@ -92,11 +93,11 @@ int memcmp(const void *left, const void *right, size_t bytes)
 
 /* -- ends ---------------------------------------------------------------------------------------------------------------------- */
 
-struct bulkhead_assertion bulkhead_assertion;
+const char *bulkhead_failed_place;
 
-void RPyAssertFailed(const char *file, long line, const char *function, const char *sentence)
+void bulkhead_assertion_failed(const char *place)
 {
-    bulkhead_assertion = (struct bulkhead_assertion){ file, line, function, sentence };
+    bulkhead_failed_place = place;
     bulkhead_panic(PANIC_ASSERTION);
 }
 

@@ -17,14 +17,8 @@ void bulkhead_panic(int code) __attribute__((noreturn, cold));
 void bulkhead_seal_heap(void);          /* from here on every allocation is a panic */
 size_t bulkhead_heap_used(void);        /* bytes */
 
-/* The assertion that failed, for the panic screen. file is null while none has. */
-struct bulkhead_assertion {
-    const char *file;
-    long line;
-    const char *function;
-    const char *sentence;
-};
-extern struct bulkhead_assertion bulkhead_assertion;
+/* Where an assertion has failed, as "hypervisor/kernel/loop.py:28"; null: none has. */
+extern const char *bulkhead_failed_place;
 
 /* Supplied by the generated C (tools/build/translate.py adds the last two to it). */
 void RPython_StartupCode(void);         /* call once, before any entry point */

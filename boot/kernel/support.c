@@ -1,7 +1,7 @@
 /* What boot/runtime.c and boot/kernel/multiboot.S expect of the kernel. */
 #include "bulkhead.h"
 
-unsigned long k_panic_code(long code);
+unsigned long k_panic_code(long code, unsigned long place);
 void kernel_start(unsigned long magic, unsigned long information);
 
 void bulkhead_panic(int code)
@@ -9,7 +9,7 @@ void bulkhead_panic(int code)
     static int again;
     if (!again) {
         again = 1;
-        k_panic_code(code);
+        k_panic_code(code, (unsigned long)bulkhead_failed_place);
     }
     for (;;)
         __asm__ volatile("cli; hlt");

@@ -3,14 +3,15 @@
 An answer is read from the vCPU page once: what was checked is what is used, whatever the VMM writes meanwhile. An answer that
 breaks a rule (hypervisor/spec/answer.py) ends the VM; the vCPU never runs on it.
 """
-from rpython.rlib.objectmodel import dont_inline
+from rpython.rlib.objectmodel import dont_inline, unlikely
 from rpython.rlib.rarithmetic import intmask, r_uint
 from rpython.rlib.unroll import unrolling_iterable
 
-from hypervisor.hw import memory
+from hypervisor.hw import cpu, memory
 from hypervisor.kernel import news as marks
 from hypervisor.kernel import panic, startup, state
 from hypervisor.kernel.compartment import VCPU
+from hypervisor.kernel.lapic import is_register
 from hypervisor.kernel.news import news
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
@@ -20,16 +21,19 @@ from hypervisor.lib.cold import cold
 from hypervisor.spec import call, ending, status
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import answer as rules
+from hypervisor.spec import lapic
 from hypervisor.spec import state as fields
 from hypervisor.spec.cpu import CR4_PKE, LEAF_7, LEAF_XSAVE, VECTORS
-from hypervisor.spec.vcpu import (ACTIONS, ANSWER, COMPLETE, DIRTY_KNOWN, EXIT, GROUP_CONTROL, GROUP_FIELDS, GROUP_FLOW, INJECT, MEMORY_BRINGS,
-                                  RESUME, STATE)
+from hypervisor.spec.vcpu import (ACTIONS, ANSWER, BROUGHT_SHIFT, COMPLETE, DIRTY_KNOWN, EXIT, GROUP_CONTROL, GROUP_FIELDS, GROUP_FLOW, INJECT,
+                                  MEMORY_BRINGS, RESUME, STATE)
 from hypervisor.spec.wire import STATE_START
 
 R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
 INJECTABLE = r_uint(sum(1 << number for number, name, _ in VECTORS if name != 'NMI' and number < 21))
 GROUP_PLACES = unrolling_iterable([(r_uint(_group), STATE[_names[0]], r_uint(8 * len(_names))) for _group, _names in GROUP_FIELDS])
+APIC_PAGE, APIC_REGISTERS = r_uint(lapic.APIC_BASE_RESET), r_uint(lapic.REGISTERS)       # guests cannot move it
+READ_OPERAND = r_uint(kinds.ACCESS_READ | kinds.ACCESS_OPERAND)
 VMM_ENDINGS = r_uint(sum(1 << code for code in ending.VMM_MAY_SAY))
 
 # Bit `kind` is set where the action may answer that kind of exit.
@@ -60,11 +64,11 @@ def vcpu_run(caller, slot, deadline):
     if caller.vcpu_count > 1:
         other = caller.untold()
         if other is not None:
-            caller.task.owes = True
+            caller.task.owe()
             tell(caller, other)
             return
         if caller.has_outstanding():            # one that it knows of: it would wait for ever
-            caller.task.owes = True
+            caller.task.owe()
             caller.task.answer(status.BAD_STATE, R0)
             return
     if caller.signals != R0:
@@ -223,9 +227,11 @@ def write_mirrored(vcpu, groups):
 
 def deliver(vcpu):
     """An exit is the VMM's business: fill the vCPU page and make the VMM ready."""
-    write_exit(vcpu)
     if vcpu.exit_kind == kinds.MEMORY:
+        if is_at_apic(vcpu):
+            bring_register(vcpu)
         state.write(vcpu, r_uint(MEMORY_BRINGS))        # an instruction has to be emulated: that saves the VMM a call
+    write_exit(vcpu)
     vcpu.outstanding = True
     vcpu.told = False
     vcpu.ready = False
@@ -233,6 +239,21 @@ def deliver(vcpu):
         news.of_vcpu(vcpu, marks.EXIT)
     else:
         announce(vcpu)
+
+
+def is_at_apic(vcpu):
+    """An exit of kind MEMORY: was it where the registers of the local APIC are in xAPIC mode?"""
+    return unlikely(vcpu.exit_selector - APIC_PAGE < APIC_REGISTERS)
+
+
+@dont_inline                            # or all other accesses would keep registers for it
+def bring_register(vcpu):
+    """A read of a register brings its value to the VMM, as VCPU_APIC would answer it. The exit is_at_apic()."""
+    apic = vcpu.apic
+    offset = vcpu.exit_selector - APIC_PAGE
+    if vcpu.exit_flags == READ_OPERAND and apic.is_xapic() and is_register(offset):
+        vcpu.exit_flags |= r_uint(kinds.ACCESS_BROUGHT)
+        vcpu.exit_value |= apic.read(intmask(offset), cpu.rdtsc()) << BROUGHT_SHIFT
 
 
 def write_exit(vcpu):
@@ -261,7 +282,7 @@ def note_leaf(vcpu, leaf):
 def announce(vcpu):
     """An exit is outstanding: the VMM hears of it, now if it waits for one."""
     task = vcpu.compartment.task
-    task.owes = True
+    task.owe()
     if task.blocked == IN_VCPU_RUN:
         tell(vcpu.compartment, vcpu)
         task.wake()

@@ -12,6 +12,7 @@ from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import NO_NAME, bounds, compartments, manager
 from hypervisor.kernel.core import this
 from hypervisor.kernel.create import create_branch
+from hypervisor.kernel.lapic import is_register
 from hypervisor.kernel.link import links, wires
 from hypervisor.kernel.news import news
 from hypervisor.kernel.offer import core_of, offers
@@ -302,7 +303,9 @@ def take_result(compartment, vcpu):
         vcpu.outstanding = False                    # what had come before
         vcpu.forget_requests()
         vcpu.apic.reset(vcpu.index)
-        task.owes = compartment.has_outstanding()
+        task.owes = False
+        if compartment.has_outstanding():
+            task.owe()
         task.answer(status.OK, r_uint(1))
     else:
         task.answer(status.OK, inbox.word(0))
@@ -325,7 +328,7 @@ def take_question(branch, vcpu):
     vcpu.result = R0
     if what == r_uint(spec.RESET):
         interrupts.reset(branch, vcpu)
-    elif offset <= r_uint(0x3ff) and offset & r_uint(15) == R0:
+    elif is_register(offset):
         vcpu.result = interrupts.accessed(vcpu, intmask(offset), what == r_uint(spec.APIC_WRITE), inbox.word(ASK['VALUE']))
     news.of_vcpu(vcpu, marks.RESULT)
 

@@ -456,7 +456,8 @@ def start(caller, slot, entry, stack, argument):
     memory.store64(area + AREA['RSP'], stack)
     memory.store64(area + RDI, argument)
     memory.store64(area + AREA['RFLAGS'], r_uint(RFLAGS_FIXED | RFLAGS_IF))
-    target.task.owes = target.vcpu_count > 0
+    if target.vcpu_count > 0:
+        target.task.owe()
     if target.others != 0:              # it begins when its vCPUs have their branches
         target.to_offer = target.others
         news.of_compartment(target, marks.OFFER)

@@ -47,6 +47,7 @@ class Compartment(Account):
         self.detail = R0
         self.task = Task()
         self.task.compartment = self
+        self.task.bit = r_uint(1) << number
         self.space = Space()
         self.nested = Space()
         self.tag = r_uint(number)       # ASID and VPID: never 0, which is the host's

@@ -12,6 +12,18 @@ class Wanting(object):
 wanting = Wanting()
 
 
+class Timed(object):
+    """Whose time the scheduler has to look at, as bits. tasks: compartments whose task has a deadline or owes an answer; vcpus: those whose APIC's
+    timer runs. A bit is set with the time; the scheduler takes it away when it finds that there is none."""
+
+    def __init__(self):
+        self.tasks = r_uint(0)
+        self.vcpus = r_uint(0)
+
+
+timed = Timed()
+
+
 class Context(object):
     """ready: wants the processor; it is set by `want` only. ticks: TSC ticks that it had. compartment: whose it is."""
 

@@ -9,6 +9,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import cpu
 from hypervisor.kernel import answer, startup
 from hypervisor.kernel import news as marks
+from hypervisor.kernel.lapic import is_register
 from hypervisor.kernel.news import news
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
@@ -173,12 +174,14 @@ def reset(compartment, vcpu):
     if vcpu.index == 0:
         vcpu.started = False
         vcpu.ready = False
-    compartment.task.owes = compartment.has_outstanding()
+    compartment.task.owes = False
+    if compartment.has_outstanding():
+        compartment.task.owe()
 
 
 def access(caller, vcpu, offset, write, value):
     """VCPU_APIC: a register of the xAPIC page."""
-    if offset > r_uint(0x3ff) or offset & r_uint(15) != R0:
+    if not is_register(offset):
         caller.task.answer(status.BAD_RANGE, R0)
     elif not vcpu.away:
         caller.task.answer(status.OK, accessed(vcpu, intmask(offset), write != R0, value & LOW32))

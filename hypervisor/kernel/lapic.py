@@ -6,6 +6,7 @@ from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw.cpu import bsr
+from hypervisor.kernel.context import timed
 from hypervisor.spec import lapic as spec
 
 R0 = r_uint(0)
@@ -37,10 +38,16 @@ def highest(words):
 highest._always_inline_ = True          # where its caller wants it so; Lapic.highest is a function
 
 
-class Lapic(object):
-    """All registers; a deadline of 0 means that the timer is off."""
+def is_register(offset):
+    """Does a register of the xAPIC page begin there? offset: r_uint, any. What VCPU_APIC accepts."""
+    return offset < r_uint(spec.REGISTERS) and offset & 15 == R0
 
-    def __init__(self):
+
+class Lapic(object):
+    """All registers; a deadline of 0 means that the timer is off. number: the vCPU's, in the kernel."""
+
+    def __init__(self, number):
+        self.bit = R1 << number         # of timed.vcpus
         self.irr = [R0] * WORDS
         self.isr = [R0] * WORDS
         self.tmr = [R0] * WORDS
@@ -99,6 +106,9 @@ class Lapic(object):
 
     def is_x2apic(self):
         return self.base & r_uint(spec.APIC_BASE_X2APIC) != R0
+
+    def is_xapic(self):
+        return self.base & r_uint(spec.APIC_BASE_ENABLE | spec.APIC_BASE_X2APIC) == r_uint(spec.APIC_BASE_ENABLE)
 
     def software_enabled(self):
         return self.is_enabled() and self.svr & r_uint(spec.SPURIOUS_ENABLE) != R0
@@ -280,12 +290,16 @@ class Lapic(object):
         code = intmask((self.divide & 3) | (self.divide >> 1) & 4)
         return spec.TIMER_SHIFT + ((code + 1) & 7)
 
+    def set_deadline(self, moment):
+        self.deadline = moment
+        timed.vcpus |= self.bit
+
     def start_timer(self, now):
         """INITIAL_COUNT was written."""
         self.started = now
         self.deadline = R0
         if self.initial != R0:
-            self.deadline = now + (self.initial << self.shift())
+            self.set_deadline(now + (self.initial << self.shift()))
 
     def count(self, now):
         """CURRENT_COUNT."""
@@ -300,11 +314,13 @@ class Lapic(object):
 
     def expire(self, now):
         """The deadline has passed: raise the timer's interrupt; a periodic timer goes on."""
-        self.deadline = R0
         if self.timer_mode() == spec.LVT_MODE_PERIODIC and self.initial != R0:
             period = self.initial << self.shift()
             self.started += period * ((now - self.started) // period)
             self.deadline = self.started + period
+        else:
+            self.deadline = R0
+            timed.vcpus &= ~self.bit
         if self.lvt[TIMER] & MASKED == R0:
             self.request(intmask(self.lvt[TIMER] & r_uint(0xff)), False)
 
@@ -317,7 +333,7 @@ class Lapic(object):
             deadline = R0
         elif deadline < value and self.tsc_offset != R0 or deadline == R0:
             deadline = ~R0
-        self.deadline = deadline
+        self.set_deadline(deadline)
 
     def read_deadline(self):
         if self.timer_mode() == spec.LVT_MODE_DEADLINE and self.deadline != R0:

@@ -187,7 +187,7 @@ class Owned(object):
             deadline = cpu.rdmsr(r_uint(bits.MSR_TSC_DEADLINE))
             cpu.wrmsr(r_uint(bits.MSR_TSC_DEADLINE), R0)
             came = deadline != R0 and deadline <= cpu.rdtsc()
-            own.deadline = deadline
+            own.set_deadline(deadline)
             if came:
                 own.deadline = R0
         elif self.how != STOPPED:
@@ -208,7 +208,7 @@ class Owned(object):
                 own.deadline = R0
             return left == R0 and before != R0
         # The vCPU's own periods go on where they would be: what the real ones are late by is made up for now.
-        own.deadline = now + (left << 20) // timer.ratio - self.late
+        own.set_deadline(now + (left << 20) // timer.ratio - self.late)
         own.started = own.deadline - (own.initial << own.shift())
         return left > before
 

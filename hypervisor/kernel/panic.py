@@ -50,6 +50,10 @@ def k_panic(area):
         if vector == r_uint(number):
             what = line
     title(what)
+    if vector >= r_uint(32):
+        serial.text('vector ')
+        serial.decimal(vector)
+        serial.text('\n')
     for name, offset, last in REGISTERS:
         serial.text(name)
         serial.number(memory.load64(area + offset))
@@ -61,13 +65,18 @@ def k_panic(area):
     return 0
 
 
-def k_panic_code(code):
-    """Called by boot/kernel/support.c when the program itself finds that it is broken. code: hypervisor/spec/panic.py."""
+def k_panic_code(code, place):
+    """Called by boot/kernel/support.c when the program itself finds that it is broken. code: hypervisor/spec/panic.py; place: hva of the text
+    that says where an assertion does not hold, closed by a zero, or 0."""
     what = 'an unknown code'
     for number, sentence in CODES:
         if code == number:
             what = sentence
     title(what)
+    if place != R0:
+        serial.text('at ')
+        serial.text_at(place)
+        serial.text('\n')
     stop()
     return 0
 

@@ -1,14 +1,16 @@
 """The quick path: the exits that a busy guest has most, finished before the crossing is over.
 
-At each exit the assembly (boot/kernel/svm.S, vmx.S) asks a vendor's `answer`, with most of the guest's registers and, on SVM,
-its task register and system-call MSRs still in the processor. Only what a C function may change is in the area: RAX, RCX, RDX, RSI, RDI. What is not plain is left, untouched, to the loop: exits.py does the
-same and everything else, and tests hold the two against each other (tests/unit/kernel/test_quick_path.py).
+At each exit the assembly (boot/kernel/svm.S, vmx.S) asks a vendor's `first`, with most of the guest's registers and, on SVM, its task register
+and system-call MSRs still in the processor. `first` and all that it calls is compiled apart, with five registers for its work, RAX, RCX, RDX,
+RSI and RDI (FEW_REGISTERS in tools/build/build.py): these are in the area meanwhile, and no others. Where it says QUICK_MORE, `more` is asked
+with R8 to R11 in the area as well. What is not plain is left, untouched, to the loop: exits.py does the same and everything else, and tests
+hold the two against each other (tests/unit/kernel/test_quick_path.py).
 
 `quick_path(words)` makes the two functions once for each vendor. `words` says how a vendor tells them what it knows:
     reason(vcpu)                the exit's code: CPUID, HYPERCALL, and MSR_READ or MSR_WRITE as is_msr_read and is_msr_write find them
-    rax(vcpu), set_rax          where RAX is while the quick path runs; the registers that C functions may change are in the area
+    rax(vcpu), set_rax          where RAX is while the quick path runs
     CPUID_APART                 is `cpuid` a function of its own, because the five registers are too few?
-    is_access(reason)           IO or MEMORY: always the VMM's
+    IO, MEMORY                  of `reason`: always the VMM's
     efer(vcpu), cr4(vcpu)       as the guest reads them
     set_efer(vcpu, value)       with LME and LMA as they are
     set_pat(vcpu, value)
@@ -20,7 +22,7 @@ same and everything else, and tests hold the two against each other (tests/unit/
     step_over(vcpu, length)     RIP moves on and a shadow ends; False, and nothing is done, when RF or TF has to be seen to.
                                 length: what the plain instruction has, CPUID_BYTES and so on; only for processors that tell nothing
 """
-from rpython.rlib.objectmodel import dont_inline, unlikely
+from rpython.rlib.objectmodel import dont_inline, likely, unlikely
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.hw import cpu, memory
@@ -46,6 +48,7 @@ OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
 MSR_EOI = r_uint(bits.MSR_X2APIC_FIRST + (lapic.EOI >> 4))
 MSR_SELF_IPI = r_uint(bits.MSR_SELF_IPI)
 EFER_LMA, EFER_FREE = r_uint(bits.EFER_LMA), r_uint(bits.EFER_SCE | bits.EFER_NXE)
+assert bits.MSR_PAT < bits.MSR_TSC_DEADLINE < bits.MSR_X2APIC_FIRST + (lapic.EOI >> 4) < bits.MSR_SELF_IPI < bits.MSR_EFER
 MSR_EFER, MSR_PAT, MSR_TSC_DEADLINE = r_uint(bits.MSR_EFER), r_uint(bits.MSR_PAT), r_uint(bits.MSR_TSC_DEADLINE)
 
 
@@ -70,7 +73,7 @@ def quick_path(words):
             return msr_read(vcpu)
         if reason == words.HYPERCALL:
             return hypercall(vcpu)
-        if words.is_access(reason):
+        if reason == words.IO or reason == words.MEMORY:
             return QUICK_HAND
         return QUICK_LEAVE
 
@@ -151,15 +154,15 @@ def quick_path(words):
 
     def msr_write(vcpu):
         number = vcpu.gpr(RCX) & LOW32
-        if number == MSR_PAT:
-            return pat(vcpu, written(vcpu))
-        if number == MSR_EFER:
-            return efer(vcpu, written(vcpu))
+        if number > MSR_EOI:                # so: an EOI is found by the same comparison
+            if likely(number == MSR_EFER):
+                return efer(vcpu, written(vcpu))
+            return QUICK_MORE if number == MSR_SELF_IPI else other_msr(number)
         if number == MSR_EOI:
             return plain_eoi(vcpu)
-        if number == MSR_TSC_DEADLINE or number == MSR_SELF_IPI:
-            return QUICK_MORE
-        return other_msr(number)
+        if likely(number == MSR_PAT):
+            return pat(vcpu, written(vcpu))
+        return QUICK_MORE if number == MSR_TSC_DEADLINE else other_msr(number)
 
     def written(vcpu):
         return (vcpu.gpr(RDX) & LOW32) << 32 | (rax(vcpu) & LOW32)

@@ -9,7 +9,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.hw import cpu
 from hypervisor.kernel import limit
 from hypervisor.kernel.compartment import bounds, compartments
-from hypervisor.kernel.context import wanting
+from hypervisor.kernel.context import timed, wanting
 from hypervisor.kernel.hold import holds
 from hypervisor.kernel.line import lines
 from hypervisor.kernel.task import IN_WAIT, NEVER
@@ -217,7 +217,7 @@ class Scheduler(object):
     @dont_inline                        # or first() would keep registers for it
     def first_of_all(self, just_ended):
         first = None
-        lowest = 0
+        least = 0
         count = 0
         below = (R1 << self.compartment.number) - 1
         bits = wanting.bits & ~below
@@ -226,14 +226,14 @@ class Scheduler(object):
             if bits == R0:
                 bits = others
                 others = R0
-            lowest_bit = bits & (~bits + 1)
-            bits ^= lowest_bit
-            compartment = compartments[intmask(cpu.bsr(lowest_bit))]
+            bit = bits & (~bits + 1)
+            bits ^= bit
+            compartment = compartments[intmask(cpu.bsr(bit))]
             own = compartment.share
             if not compartment.used or not compartment.wants():
                 own.idle = True
                 compartment.waits_since = R0
-                wanting.bits ^= lowest_bit
+                wanting.bits ^= bit
                 continue
             count += 1
             if compartment.waits_since == R0:
@@ -243,14 +243,14 @@ class Scheduler(object):
                 own.arrive(self.clock)
             if own.may_run():
                 precedence = own.precedence()
-                if first is None or precedence < lowest:
+                if first is None or precedence < least:
                     first = compartment
-                    lowest = precedence
+                    least = precedence
         self.rivals = count - 1
-        self.of_promise = lowest < 0 and count > 1
+        self.of_promise = least < 0 and count > 1
         self.throttled = count > 0 and first is None
-        if lowest > self.clock:
-            self.clock = lowest
+        if least > self.clock:
+            self.clock = least
         return first
 
     def choose_in(self, compartment):
@@ -391,34 +391,49 @@ class Scheduler(object):
     def arm(self, now, until, everybody):
         """Set the timer to the earliest deadline, at most `until`. Those of the current compartment count exactly, and all do while
         everybody sleeps; others' are worth an interrupt after a turn's length only, however fast they go."""
+        if timed.tasks | timed.vcpus == R0:
+            self.due = ~R0
+            self.arm_at(now, until)
+        else:
+            self.arm_among(now, until, everybody)
+
+    @hot
+    @dont_inline                        # or arm() would keep registers for it
+    def arm_among(self, now, until, everybody):
         later = now + self.turn_ticks
         due = ~R0
-        n = 0
-        while n < bounds.compartments:
+        bits = timed.tasks
+        while bits != R0:
+            n = intmask(cpu.bsr(bits))
+            bits ^= R1 << n
             compartment = compartments[n]
             task = compartment.task
-            if task.deadline != NEVER or task.owes:
-                deadline = self.wake_time(compartment)
-                if deadline != NEVER:
-                    if deadline < due:
-                        due = deadline
-                    if deadline < later and not everybody and compartment is not self.compartment:
-                        deadline = later
-                    if deadline < until:
-                        until = deadline
-            n += 1
-        n = 0
-        while n < bounds.vcpus:
-            vcpu = vcpus[n]
-            deadline = vcpu.apic.deadline
-            if deadline != R0:
+            if task.deadline == NEVER and not task.owes:
+                timed.tasks ^= task.bit
+                continue
+            deadline = self.wake_time(compartment)
+            if deadline != NEVER:
                 if deadline < due:
                     due = deadline
+                if deadline < later and not everybody and compartment is not self.compartment:
+                    deadline = later
                 if deadline < until:
-                    deadline = self.heard(vcpu, deadline, later, everybody)
-                    if deadline < until:
-                        until = deadline
-            n += 1
+                    until = deadline
+        bits = timed.vcpus
+        while bits != R0:
+            n = intmask(cpu.bsr(bits))
+            bits ^= R1 << n
+            vcpu = vcpus[n]
+            deadline = vcpu.apic.deadline
+            if deadline == R0:
+                timed.vcpus ^= vcpu.apic.bit
+                continue
+            if deadline < due:
+                due = deadline
+            if deadline < until:
+                deadline = self.heard(vcpu, deadline, later, everybody)
+                if deadline < until:
+                    until = deadline
         self.due = due
         self.arm_at(now, until)
 
@@ -454,8 +469,10 @@ class Scheduler(object):
     @hot
     def expire_timers(self, now):
         """Guests' APIC timers whose time has come."""
-        n = 0
-        while n < bounds.vcpus:
+        bits = timed.vcpus
+        while bits != R0:
+            n = intmask(cpu.bsr(bits))
+            bits ^= R1 << n
             vcpu = vcpus[n]
             deadline = vcpu.apic.deadline
             if deadline != R0 and passed(now, deadline):
@@ -465,7 +482,6 @@ class Scheduler(object):
                 vcpu.wake_for_interrupt()
                 if slept and not vcpu.halted and vcpu.compartment is not self.compartment:
                     self.woken = True
-            n += 1
 
     def wake_time(self, compartment):
         """When a blocked task has to be looked at: at its deadline, or when a VMM in WAIT has owed an answer too long."""
@@ -502,12 +518,13 @@ class Scheduler(object):
 
     @hot
     def look_at_all(self, now):
-        n = 0
-        while n < bounds.compartments:
+        bits = timed.tasks
+        while bits != R0:
+            n = intmask(cpu.bsr(bits))
+            bits ^= R1 << n
             task = compartments[n].task
-            if task.deadline != NEVER or task.owes:
+            if task.owes or task.deadline - 1 < now:        # NEVER is 0
                 self.look_at(compartments[n], now)
-            n += 1
         self.expire_timers(now)
 
     def look_at(self, compartment, now):

@@ -5,7 +5,7 @@ two cores that write to one port lose bytes.
 """
 from rpython.rlib.rarithmetic import intmask, r_uint
 
-from hypervisor.hw import cpu
+from hypervisor.hw import cpu, memory
 from hypervisor.kernel.core import this
 from hypervisor.kernel.link import links
 
@@ -13,6 +13,7 @@ R0 = r_uint(0)
 R1 = r_uint(1)
 PORT = 0x3f8
 PATIENCE = 100000       # reads of the status before a port that is not there is given up
+LONGEST = 100
 HEX = '0123456789abcdef'
 
 
@@ -38,6 +39,17 @@ def text(string):
         if string[n] == '\n' and this.is_first():
             put('\r')
         put(string[n])
+
+
+def text_at(address):
+    """What stands at an hva, up to a zero, and LONGEST bytes at most."""
+    n = 0
+    while n < LONGEST:
+        byte = intmask(memory.load8(address + r_uint(n)))
+        if byte == 0:
+            return
+        put(chr(byte & 0xff))
+        n += 1
 
 
 def number(value):

@@ -29,6 +29,7 @@ CR4_EVER = r_uint(bits.CR4_VME | bits.CR4_PVI | bits.CR4_TSD | bits.CR4_DE | bit
                   bits.CR4_PCE | bits.CR4_OSFXSR | bits.CR4_OSXMMEXCPT)
 EFER_ALLOWED = r_uint(bits.EFER_SCE | bits.EFER_LME | bits.EFER_LMA | bits.EFER_NXE)
 RFLAGS_ALLOWED = r_uint(sum(1 << bit for _, bit in bits.RFLAGS) | 3 << 12 | bits.RFLAGS_FIXED)
+RFLAGS_LOOKED_AT = ~RFLAGS_ALLOWED | r_uint(bits.RFLAGS_FIXED | bits.RFLAGS_TF | bits.RFLAGS_RF)     # FIXED alone is plain
 ATTRIBUTES_ALLOWED = r_uint(0xfff | page_layout.UNUSABLE)
 LIMIT32 = r_uint(0xffffffff)
 LIMIT16 = r_uint(0xffff)
@@ -264,13 +265,21 @@ def cpl(vcpu):
     return (switcher.vendor.get(vcpu, fields.SS_ATTRIBUTES) >> 5) & 3
 
 
+def write_gprs(vcpu):
+    """But for RSP, which is the vendor's."""
+    page = vcpu.page
+    area = vcpu.area
+    for register, offset in GPRS:
+        memory.store64(page + offset, memory.load64(area + register))
+
+
+write_gprs._always_inline_ = True
+
+
 def write(vcpu, groups):
     """Fill the groups' fields in the vCPU page."""
     if groups & r_uint(GROUP_GPR) != R0:
-        page = vcpu.page
-        area = vcpu.area
-        for register, offset in GPRS:
-            memory.store64(page + offset, memory.load64(area + register))
+        write_gprs(vcpu)
     if groups & r_uint(GROUP_VECTOR) != R0:
         vector.write(vcpu)
     if groups & r_uint(GROUP_KEYS) != R0:

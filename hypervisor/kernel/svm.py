@@ -10,6 +10,7 @@ from hypervisor.kernel import limit, svm_check, svm_exit
 from hypervisor.kernel.arena import arena
 from hypervisor.kernel.svm_exit import attributes, processor
 from hypervisor.kernel.svm_quick import Words
+from hypervisor.kernel.svm_state import OFFSETS, SIZES, WIDTHS, set_flow, write_state
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.kernel.vendor import Vendor
 from hypervisor.lib.cold import cold
@@ -30,25 +31,6 @@ SVME = r_uint(bits.EFER_SVME)
 PASSED_THROUGH = [bits.MSR_FS_BASE, bits.MSR_GS_BASE, bits.MSR_KERNEL_GS_BASE, bits.MSR_STAR, bits.MSR_LSTAR, bits.MSR_CSTAR,
                   bits.MSR_SFMASK, bits.MSR_SYSENTER_CS, bits.MSR_SYSENTER_ESP, bits.MSR_SYSENTER_EIP]
 
-# What each state field is in the VMCB: (offset, bytes)
-WIDTHS = dict((name, (offset, width)) for name, offset, width in svm.SAVE + svm.CONTROL)
-for _segment, _offset in svm.SEGMENTS:
-    for _part, (_at, _width) in svm.SEGMENT_PARTS.items():
-        WIDTHS[_segment + '_' + _part] = (_offset + _at, _width)
-OFFSETS = [WIDTHS[name][0] for name in fields.FIELDS]
-SIZES = [WIDTHS[name][1] for name in fields.FIELDS]
-EIGHT, FOUR, TWO, RIGHTS, EXTENDED = range(5)       # how a field is read: so many bytes; attributes; EFER
-
-
-def _how(name):
-    if name == 'EFER':
-        return EXTENDED
-    return RIGHTS if name.endswith('_ATTRIBUTES') else {8: EIGHT, 4: FOUR, 2: TWO}[WIDTHS[name][1]]
-
-
-WRITERS = unrolling_iterable([
-    (r_uint(_group), unrolling_iterable([(_offset, WIDTHS[fields.FIELDS[_field]][0], _how(fields.FIELDS[_field])) for _field, _offset in _places]))
-    for _group, _places in fields.GROUPED])
 IS_ATTRIBUTES = [name.endswith('_ATTRIBUTES') for name in fields.FIELDS]
 EXIT_DEBUG = r_uint(svm.EXIT_EXCEPTION + bits.VECTOR_DB)
 DR6_INITIAL, DR7_INITIAL = r_uint(bits.DR6_RESET), r_uint(bits.DR7_RESET)
@@ -204,30 +186,13 @@ class Svm(Vendor):
         return value
 
     def write_state(self, vcpu, groups):
-        vmcb = vcpu.control
-        page = vcpu.page
-        for group, field_places in WRITERS:
-            if groups & group != R0:
-                for offset, at, how in field_places:
-                    if how == EIGHT:
-                        memory.store64(page + offset, memory.load64(vmcb + at))
-                    elif how == FOUR:
-                        memory.store64(page + offset, memory.load32(vmcb + at))
-                    elif how == TWO:
-                        memory.store64(page + offset, memory.load16(vmcb + at))
-                    elif how == RIGHTS:
-                        memory.store64(page + offset, attributes(memory.load16(vmcb + at)))
-                    else:
-                        memory.store64(page + offset, memory.load64(vmcb + at) & ~SVME)
+        write_state(vcpu, groups)
 
     def rip(self, vcpu):
         return memory.load64(vcpu.control + VMCB['RIP'])
 
     def set_flow(self, vcpu, rip, rflags):
-        vmcb = vcpu.control
-        memory.store64(vmcb + VMCB['RIP'], rip)
-        memory.store64(vmcb + VMCB['RFLAGS'], rflags)
-        memory.store64(vmcb + VMCB['INTERRUPT_SHADOW'], R0)
+        set_flow(vcpu, rip, rflags)
 
     def set(self, vcpu, field, value):
         at = vcpu.control + OFFSETS[field]

@@ -114,6 +114,9 @@ def decode_memory(vcpu, vmcb):
         vcpu.exit_flags |= r_uint(kinds.ACCESS_OPERAND)
 
 
+decode_memory._always_inline_ = True
+
+
 def decode_io(vcpu, vmcb):
     """EXITINFO2 is the next RIP. Source: APM Vol. 2, "IOIO Intercepts"."""
     info = memory.load64(vmcb + VMCB['EXITINFO1'])

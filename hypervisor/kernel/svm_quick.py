@@ -1,5 +1,4 @@
 """SVM's words for the quick path (quick.py) and the straight path (straight.py). RAX is in the VMCB while the quick path runs."""
-from rpython.rlib.objectmodel import likely
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
@@ -7,6 +6,7 @@ from hypervisor.kernel import svm_exit
 from hypervisor.kernel.quick import quick_path
 from hypervisor.kernel.straight import straight_path
 from hypervisor.kernel.svm_exit import processor
+from hypervisor.kernel.svm_state import set_flow, write_state
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import svm
 from hypervisor.spec.svm import VMCB
@@ -35,10 +35,6 @@ class Words(object):
     @staticmethod
     def is_msr_read(vcpu, reason):
         return reason == MSR
-
-    @staticmethod
-    def is_access(reason):
-        return likely(reason == Words.IO) or reason == Words.MEMORY      # two comparisons; otherwise gcc computes the answer from both
 
     @staticmethod
     def rax(vcpu):
@@ -125,6 +121,14 @@ class Words(object):
     def decode_memory(vcpu):
         svm_exit.keep_event(vcpu, vcpu.control)
         svm_exit.decode_memory(vcpu, vcpu.control)
+
+    @staticmethod
+    def write_state(vcpu, groups):
+        write_state(vcpu, groups)
+
+    @staticmethod
+    def set_flow(vcpu, rip, rflags):
+        set_flow(vcpu, rip, rflags)
 
     @staticmethod
     def move_on(vcpu):

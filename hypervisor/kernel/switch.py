@@ -53,6 +53,8 @@ class Switcher(object):
         old = self.owner
         if old is not None:
             self._keep(old)
+        else:
+            self._open_fpu()
         self.vendor.switch(old, vcpu)
         self._load(vcpu)
         self.owner = vcpu
@@ -84,6 +86,7 @@ class Switcher(object):
         if self.owner is vcpu:
             cpu.clts()
             self._open_xsave()
+            self._open_fpu()
             self._load_fpu(vcpu)
             self._close_xsave()
             cpu.write_cr0(cpu.read_cr0() | r_uint(CR0_TS))
@@ -160,9 +163,14 @@ class Switcher(object):
         vcpu.dr3 = cpu.read_dr3()
         vcpu.dr6 = cpu.read_dr6()
 
-    def _load_fpu(self, vcpu):
+    def _open_fpu(self):
+        """XCR0 has all components, as after _keep_fpu."""
         if self.xcr0 != R0:
             cpu.xsetbv(self.xcr0)
+
+    def _load_fpu(self, vcpu):
+        """XCR0 has all components before, and what the vCPU has there afterwards."""
+        if self.xcr0 != R0:
             cpu.xrstor(vcpu.fpu, self.xcr0)
             cpu.xsetbv(vcpu.xcr0)
         else:

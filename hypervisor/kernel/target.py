@@ -16,8 +16,8 @@ def k_panic(area):
 
 
 @export_symbol
-def k_panic_code(code):
-    return panic.k_panic_code(code)
+def k_panic_code(code, place):
+    return panic.k_panic_code(code, place)
 
 
 for _function in (kernel_start, k_panic, k_panic_code):
@@ -29,7 +29,7 @@ CROSSINGS = [(svm_quick.first, 'k_svm_first', []), (vmx_quick.first, 'k_vmx_firs
 for _function, _name, _ in CROSSINGS:
     export_symbol(_function).c_name = _name
 
-ENTRY_POINTS = [(kernel_start, [lltype.Unsigned, lltype.Unsigned]), (k_panic, [lltype.Unsigned]), (k_panic_code, [lltype.Signed])]
+ENTRY_POINTS = [(kernel_start, [lltype.Unsigned, lltype.Unsigned]), (k_panic, [lltype.Unsigned]), (k_panic_code, [lltype.Signed, lltype.Unsigned])]
 ENTRY_POINTS += [(_function, _arguments) for _function, _, _arguments in CROSSINGS]
 EXIT_PATH = [loop.run_forever] + [_function for _function, _, _ in CROSSINGS]
 FEW_REGISTERS = [svm_quick.first, vmx_quick.first]      # compiled apart: boot/kernel/guest.h

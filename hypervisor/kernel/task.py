@@ -2,7 +2,7 @@
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
-from hypervisor.kernel.context import Context
+from hypervisor.kernel.context import Context, timed
 from hypervisor.spec import call, status
 from hypervisor.spec.context import AREA
 
@@ -25,6 +25,7 @@ class Task(Context):
         self.blocked = NOT_BLOCKED
         self.deadline = NEVER       # TSC at which it wakes, while blocked
         self.owes = False           # a VMM with an exit to answer, or that has not run its vCPU yet
+        self.bit = R0               # of `timed`
         self.owed_ticks = R0        # processor time or waiting time that it has used since
         self.waiting_since = R0     # TSC of the WAIT it is in, while it owes
 
@@ -40,6 +41,13 @@ class Task(Context):
         self.blocked = why
         self.deadline = deadline
         self.ready = False
+        if deadline != NEVER:
+            timed.tasks |= self.bit
+
+    def owe(self):
+        """There is something for the VMM to answer."""
+        self.owes = True
+        timed.tasks |= self.bit
 
     def wake(self):
         self.blocked = NOT_BLOCKED

@@ -32,7 +32,7 @@ class Vcpu(Context):
         self.waiting = False        # for STARTUP
         self.init = False           # INIT has come while an exit was the VMM's: it waits for the answer
         self.attention = False      # its APIC may have something for it: look before the next entry
-        self.apic = Lapic()
+        self.apic = Lapic(number)
         self.nmi_blocked = False    # SVM only: an NMI was delivered and no IRET has ended since
         self.stepping = 0           # SVM only: the kernel has set TF, to exit after one instruction
         self.traced = False         # the guest had it set itself
@@ -99,6 +99,7 @@ class Vcpu(Context):
         self.quick_msr_read = R0
         self.quick_msr_write = R0
         self.quick_io = R0          # the straight path's, likewise
+        self.quick_memory = R0
 
     def settle(self):
         """Bring `counts` up to date."""
@@ -107,6 +108,7 @@ class Vcpu(Context):
         self.counts[kinds.MSR_READ] += self.quick_msr_read
         self.counts[kinds.MSR_WRITE] += self.quick_msr_write
         self.counts[kinds.IO] += self.quick_io
+        self.counts[kinds.MEMORY] += self.quick_memory
         self.forget_quick()
 
     def forget_quick(self):
@@ -115,6 +117,7 @@ class Vcpu(Context):
         self.quick_msr_read = R0
         self.quick_msr_write = R0
         self.quick_io = R0
+        self.quick_memory = R0
 
     def has_interrupt(self):
         """Is anything waiting that the guest would take if its flags let it?"""
@@ -124,9 +127,11 @@ class Vcpu(Context):
     def wake_for_interrupt(self):
         """Something about its interrupts has changed: look before the next entry, and end a HLT."""
         self.attention = True
-        if self.halted and (self.apic.nmi or not self.deaf and self.has_interrupt()):
-            self.halted = False
-            self.want()
+        if self.halted:
+            apic = self.apic
+            if apic.nmi or not self.deaf and (apic.pending() >= 0 or apic.accepts_extint()):     # has_interrupt(), without a call
+                self.halted = False
+                self.want()
 
     def is_stopped(self):
         """Does it wait for what only another vCPU, or an NMI, can send? Of one that lives elsewhere that is not known here."""

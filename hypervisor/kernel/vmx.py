@@ -3,7 +3,6 @@
 vmx_setup.py turns VMX on and makes a VMCS, vmx_exit.py decodes exits, vmx_check.py says which rule a refused entry breaks.
 """
 from rpython.rlib.rarithmetic import r_uint
-from rpython.rlib.unroll import unrolling_iterable
 
 from hypervisor.hw import cpu, memory
 from hypervisor.hw import vmx as hw
@@ -13,32 +12,22 @@ from hypervisor.kernel.lapic import NONE
 from hypervisor.kernel.vendor import Vendor
 from hypervisor.kernel.vmx_exit import attributes
 from hypervisor.kernel.vmx_quick import Words
-from hypervisor.kernel.vmx_setup import believed, setup
+from hypervisor.kernel.vmx_setup import setup
+from hypervisor.kernel.vmx_state import CR2, ENCODINGS, HOW, PLAIN, RIGHTS, set_flow, special, write_state
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import owning, refusal, status, vmx
 from hypervisor.spec import state as fields
 from hypervisor.spec.call import READ
-from hypervisor.spec.context import AREA, QUICK_DONE, QUICK_LEAVE, QUICK_TASK
+from hypervisor.spec.context import QUICK_DONE, QUICK_LEAVE, QUICK_TASK
 from hypervisor.spec.vcpu import UNUSABLE
 
 R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
 NOTHING_CURRENT = ~R0
-CR2 = AREA['CR2']
 PRESENT = r_uint(0x80)                  # of a segment's attributes
 CS_LONG = r_uint(bits.SEGMENT_LONG)
 CR0_CD, CR0_NW, CR0_PE, CR0_PG = [r_uint(bit) for bit in (bits.CR0_CD, bits.CR0_NW, bits.CR0_PE, bits.CR0_PG)]
 EFER_LMA, EFER_LME = r_uint(bits.EFER_LMA), r_uint(bits.EFER_LME)
-
-# The VMCS field of each state field; CR2 has none.
-ENCODINGS = [getattr(vmx, 'GUEST_' + name, getattr(vmx, name, 0)) for name in fields.FIELDS]
-assert [name for name, encoding in zip(fields.FIELDS, ENCODINGS) if not encoding] == ['CR2']
-PLAIN, RIGHTS, SPECIAL = 0, 1, 2
-HOW = [SPECIAL if name in ('CR0', 'CR2', 'CR4', 'EFER') else RIGHTS if name.endswith('_ATTRIBUTES') else PLAIN for name in fields.FIELDS]
-
-WRITERS = unrolling_iterable([
-    (r_uint(_group), unrolling_iterable([(_offset, _field, ENCODINGS[_field], HOW[_field]) for _field, _offset in _places]))
-    for _group, _places in fields.GROUPED])
 
 
 class Vmx(Vendor):
@@ -136,16 +125,7 @@ class Vmx(Vendor):
 
     def write_state(self, vcpu, groups):
         self.make_current(vcpu)
-        page = vcpu.page
-        for group, field_places in WRITERS:
-            if groups & group != R0:
-                for offset, field, encoding, how in field_places:
-                    if how == PLAIN:
-                        memory.store64(page + offset, hw.vmread(r_uint(encoding)))
-                    elif how == RIGHTS:
-                        memory.store64(page + offset, attributes(hw.vmread(r_uint(encoding))))
-                    else:
-                        memory.store64(page + offset, special(vcpu, field))
+        write_state(vcpu, groups)
 
     def rip(self, vcpu):
         self.make_current(vcpu)
@@ -153,9 +133,7 @@ class Vmx(Vendor):
 
     def set_flow(self, vcpu, rip, rflags):
         self.make_current(vcpu)
-        hw.vmwrite(r_uint(vmx.GUEST_RIP), rip)
-        hw.vmwrite(r_uint(vmx.GUEST_RFLAGS), rflags)
-        vmx_exit.end_shadow()
+        set_flow(rip, rflags)
 
     def set(self, vcpu, field, value):
         self.make_current(vcpu)
@@ -303,20 +281,6 @@ class Vmx(Vendor):
         if number == r_uint(0):
             return retry_cr0(value)
         return number == r_uint(4) and retry_cr4(value)
-
-
-def special(vcpu, field):
-    """What CR0, CR2, CR4 or EFER is to the guest. The vCPU's VMCS is current."""
-    if field == fields.CR0:
-        return believed(hw.vmread(r_uint(vmx.GUEST_CR0)), hw.vmread(r_uint(vmx.CR0_SHADOW)), setup.cr0_mask)
-    if field == fields.CR4:
-        return believed(hw.vmread(r_uint(vmx.GUEST_CR4)), hw.vmread(r_uint(vmx.CR4_SHADOW)), setup.cr4_mask)
-    if field == fields.EFER:
-        return hw.vmread(r_uint(vmx.GUEST_EFER))
-    return memory.load64(vcpu.area + CR2)
-
-
-special._always_inline_ = True          # the field is a constant wherever a group is written
 
 
 def eptp(vcpu):

@@ -7,6 +7,7 @@ from hypervisor.kernel.quick import quick_path
 from hypervisor.kernel.straight import straight_path
 from hypervisor.kernel.vcpu import RAX
 from hypervisor.kernel.vmx_setup import believed, setup
+from hypervisor.kernel.vmx_state import set_flow, write_state
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import vmx
@@ -33,10 +34,6 @@ class Words(object):
     @staticmethod
     def is_msr_read(vcpu, reason):
         return reason == MSR_READ
-
-    @staticmethod
-    def is_access(reason):
-        return reason == Words.IO or reason == Words.MEMORY
 
     @staticmethod
     def rax(vcpu):
@@ -123,6 +120,14 @@ class Words(object):
     def decode_memory(vcpu):
         vcpu.exit_kind = kinds.MEMORY
         vmx_exit.decode_memory(vcpu)
+
+    @staticmethod
+    def write_state(vcpu, groups):
+        write_state(vcpu, groups)
+
+    @staticmethod
+    def set_flow(vcpu, rip, rflags):
+        set_flow(rip, rflags)
 
     @staticmethod
     def move_on(vcpu):

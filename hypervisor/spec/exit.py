@@ -41,5 +41,6 @@ TASK_CALL, TASK_IRET, TASK_JMP, TASK_GATE = range(4)
 TASK_SOURCE, TASK_ERROR = 3, 4
 
 # MEMORY: what the guest tried at the gpa. OPERAND: the gpa is that of an operand, and the guest's page tables allow the access; without it,
-# the gpa may be that of an entry of those tables.
-ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE, ACCESS_OPERAND = 1, 2, 4, 8
+# the gpa may be that of an entry of those tables. BROUGHT: the gpa is that of a register of the vCPU's local APIC, which is in xAPIC mode, and VALUE
+# has what a read of it gives: what VCPU_APIC would answer.
+ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE, ACCESS_OPERAND, ACCESS_BROUGHT = 1, 2, 4, 8, 16

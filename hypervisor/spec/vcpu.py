@@ -14,7 +14,7 @@ EXIT_FIELDS = [
     'FLAGS',        # IO: IO_IN | IO_STRING | IO_REPEAT.  MEMORY: ACCESS_*.  TASK_SWITCH: TASK_*
     'VALUE',        # IO out, MSR_WRITE: the value (IO in: 0).  HLT: RFLAGS.  TASK_SWITCH: the exception's error code.
                     # CPUID, of leaf 7: CR4.PKE alone of CR4; of leaf 0xd: XCR0.
-                    # MEMORY: CS_ATTRIBUTES | SS_ATTRIBUTES << 16
+                    # MEMORY: CS_ATTRIBUTES | SS_ATTRIBUTES << 16 | with ACCESS_BROUGHT: the register of the local APIC << BROUGHT_SHIFT
 ]
 ANSWER_FIELDS = [
     'ACTION',       # below
@@ -24,6 +24,7 @@ ANSWER_FIELDS = [
     'DIRTY',        # groups of the state part that the kernel shall apply, and REGISTER
 ]
 EXIT = offsets(EXIT_FIELDS, 0)
+BROUGHT_SHIFT = 32
 ANSWER = offsets(ANSWER_FIELDS, 64)
 
 # Kept by the kernel where TELL_STOLEN was asked for: the TSC ticks that others have had while this vCPU could have run. Each time that there is a millisecond

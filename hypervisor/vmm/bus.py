@@ -65,9 +65,19 @@ class Bus(object):
         self.others = devices[1:]
         self.claims = claims(self.others)       # nearly all ports are nobody's: they need no search
         self.memory_devices = memory_devices
+        self.lowest = ONES                      # what they claim lies in [lowest, lowest + span)
+        self.span = R0
+        for device in memory_devices:
+            if device.base < self.lowest:
+                self.lowest = device.base
+        for device in memory_devices:
+            if device.base + device.size - self.lowest > self.span:
+                self.span = device.base + device.size - self.lowest
 
     def memory_device(self, gpa):
         """Who claims this address, or None."""
+        if gpa - self.lowest >= self.span:
+            return None
         for device in self.memory_devices:
             if gpa - device.base < device.size:         # r_uint: an address below the base is far above the size
                 return device

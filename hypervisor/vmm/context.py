@@ -3,7 +3,7 @@
 load() fetches the state of one exit; the registers are then read and written in the vCPU page. An exit of kind MEMORY has brought most of
 it, and 64-bit code needs the segments for FS and GS only.
 """
-from rpython.rlib.objectmodel import always_inline
+from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import cpu, exit, status, vcpu as spec
@@ -16,8 +16,7 @@ OK, FAULT = 0, 1                # of everything that may fault
 NO_REGISTER, SEVERAL = -1, 16   # `written`, where it is no register's number
 
 # Segment attributes (spec/vcpu.py).
-LONG, BIG = r_uint(1 << 9), r_uint(1 << 10)
-
+PRIVILEGE, LONG, BIG = r_uint(3 << 5), r_uint(1 << 9), r_uint(1 << 10)
 
 
 def mask(size):
@@ -52,24 +51,32 @@ class Context(object):
         self.cr0, self.cr3 = vcpu.get(v.STATE['CR0']), vcpu.get(v.STATE['CR3'])
         self.cr4, self.efer = vcpu.get(v.STATE['CR4']), vcpu.get(v.STATE['EFER'])
         self.flags, self.rip = vcpu.get(v.STATE['RFLAGS']), vcpu.get(v.STATE['RIP'])
-        self.protected = self.has_cr0(cpu.CR0_PE) and not self.has_flag(cpu.RFLAGS_VM)
         if brought:
             attributes = vcpu.value()
-            code, stack = attributes & U16, attributes >> 16
+            code, stack = attributes & U16, attributes >> 16            # what is above them is not looked at
         else:
             code, stack = vcpu.segment(v.CS, v.SEGMENT_ATTRIBUTES), vcpu.segment(v.SS, v.SEGMENT_ATTRIBUTES)
+        if self.is_long() and code & LONG != ZERO:
+            self.mode = 64
+            self.protected = True
+            self.user = stack & PRIVILEGE == PRIVILEGE
+            return True
+        self._load_other(code, stack)
+        return not brought or self.fetch_segments()
+
+    @dont_inline
+    def _load_other(self, code, stack):
+        """Not 64-bit code."""
+        self.protected = self.has_cr0(cpu.CR0_PE) and not self.has_flag(cpu.RFLAGS_VM)
         self.mode = self._mode(code)
         self.user = self._privilege(stack) == 3
-        return not brought or self.mode == 64 or self.fetch_segments()
 
     def fetch_segments(self):
         """Before anything looks at one of them. Returns success."""
         return self.vcpu.read(spec.GROUP_SEGMENT) == status.OK
 
     def _mode(self, code):
-        """code: CS's attributes."""
-        if self.is_long() and code & LONG != ZERO:
-            return 64
+        """code: CS's attributes, without LONG in long mode."""
         return 32 if self.protected and code & BIG != ZERO else self._mode_16(code)
 
     def _mode_16(self, code):
@@ -133,10 +140,8 @@ class Context(object):
 
     def finish(self, rip):
         """The instruction is done (or, with its own rip, to be executed again)."""
-        if self.mode == 16:
-            rip &= mask(2)
-        elif self.mode == 32:
-            rip &= mask(4)
+        if self.mode != 64:
+            rip &= mask(2 if self.mode == 16 else 4)
         self.vcpu.set(v.STATE['RIP'], rip)
         self.vcpu.set(v.STATE['RFLAGS'], self.flags & ~r_uint(cpu.RFLAGS_RF))
 

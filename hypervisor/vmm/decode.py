@@ -4,6 +4,7 @@ decode() reads the bytes that fetch.py has brought and fills one Instruction. Wh
 undefined opcodes) is UNKNOWN, never a guess. It knows nothing of registers' values: address.py computes addresses.
 Source: Intel SDM Vol. 2A, "Instruction Format", Vol. 2D, "Opcode Map"; AMD64 APM Vol. 3, "Instruction Encoding".
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 OK, TOO_SHORT, UNKNOWN = 0, 1, 2
@@ -56,6 +57,8 @@ TWO_BYTE = (
     'mmmmmmmm' 'mmmmmmmm'           # 0f e0
     'mmmmmmmm' 'mmmmmmmm')
 assert len(ONE_BYTE) == 256 and len(TWO_BYTE) == 256
+
+MOV_FROM_SEGMENT = 0x8c
 
 # `map` of an instruction.
 MAP_ONE, MAP_0F, MAP_0F38, MAP_0F3A = range(4)      # as in VEX
@@ -173,6 +176,8 @@ class Instruction(object):
         self.rex = 0
         self.operand_size = 4           # 2, 4 or 8; byte forms and defaults of 64 bits are the opcode's business
         self.address_size = 8           # 2, 4 or 8
+        self.address_mask = r_uint(-1)  # all ones in so many bytes
+        self.wants_segments = False     # 64-bit code that does: by FS or GS, or it stores a selector
         self.modrm = False
         self.mod = 3
         self.reg = 0                    # with REX.R
@@ -219,6 +224,7 @@ def decode(code, instruction, mode):
     return instruction.outcome
 
 
+@dont_inline
 def _decode(code, instruction, mode):
     code.start()
     instruction.clear()
@@ -273,6 +279,7 @@ def _sizes(instruction):
     else:
         instruction.address_size = 2 if (instruction.mode == 16) != instruction.prefix_67 else 4
         instruction.operand_size = 2 if (instruction.mode == 16) != instruction.prefix_66 else 4
+    instruction.address_mask = r_uint(-1) >> (64 - 8 * instruction.address_size)
 
 
 def _opcode(code, instruction, first):
@@ -333,6 +340,8 @@ def _operands(code, instruction, kind):
             return UNKNOWN
     _immediate(code, instruction, kind)
     instruction.length = code.at
+    instruction.wants_segments = instruction.mode == 64 and (
+        instruction.segment != NONE or instruction.map == MAP_ONE and instruction.opcode == MOV_FROM_SEGMENT)
     return TOO_SHORT if code.short else OK
 
 

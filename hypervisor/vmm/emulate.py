@@ -5,7 +5,7 @@ XCHG, XADD, CMPXCHG, SETcc, CMOVcc, PUSH, POP and the string instructions, in al
 arithmetic, multiplications, far transfers, ...) is UNKNOWN, never a guess; no register has changed then.
 After a FAULT only what a processor would have kept has changed: the progress of a repeated string instruction.
 """
-from rpython.rlib.objectmodel import always_inline
+from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import status, vcpu as spec
@@ -53,15 +53,13 @@ class Emulator(object):
             return UNKNOWN
         fetched = self.fetcher.fetch()
         decoded = d.decode(self.code, self.instruction, context.mode)
-        if decoded == d.UNKNOWN:
-            return UNKNOWN
-        if decoded == d.TOO_SHORT:
-            return context.protection_fault(False) if fetched == OK else fetched
-        if self._needs_segments() and not context.fetch_segments():
+        if decoded != d.OK:
+            return self._refuse(decoded, fetched)
+        if self.instruction.wants_segments and not context.fetch_segments():
             return UNKNOWN
         self.alu.flags = context.flags
         self.vector.changed = False
-        outcome = self._execute()
+        outcome = self._move() if self._is_move() else self._execute()
         if outcome == DONE:
             context.flags = self.alu.flags
             context.finish(context.rip + r_uint(self.instruction.length))
@@ -71,16 +69,30 @@ class Emulator(object):
             outcome = DONE
         return outcome
 
-    def _needs_segments(self):
-        """In 64-bit code; the rest has them already."""
-        i = self.instruction
-        return i.mode == 64 and (i.segment != d.NONE or i.map == d.MAP_ONE and i.opcode == 0x8c)
+    @dont_inline
+    def _refuse(self, decoded, fetched):
+        if decoded == d.UNKNOWN:
+            return UNKNOWN
+        return self.context.protection_fault(False) if fetched == OK else fetched
 
     def dirty(self):
         """The answer's DIRTY for what the instruction has changed."""
         dirty = self.context.dirty()
         return dirty | spec.GROUP_VECTOR if self.vector.changed else dirty
 
+    # What drivers do: MOV between memory and a register.
+    @always_inline
+    def _is_move(self):
+        i = self.instruction
+        return 0x88 <= i.opcode and i.opcode <= 0x8b and i.map == d.MAP_ONE and i.memory
+
+    @always_inline
+    def _move(self):
+        i = self.instruction
+        self.size = i.operand_size if i.opcode & 1 else 1
+        return self._load_register() if i.opcode & 2 else self._store(self._reg())
+
+    @dont_inline                            # or moves would keep registers for it
     def _execute(self):
         if self.instruction.map == d.MAP_ONE:
             return self._one_byte(self.instruction.opcode)
@@ -95,8 +107,6 @@ class Emulator(object):
     def _one_byte(self, opcode):
         i = self.instruction
         self.size = i.operand_size if opcode & 1 else 1
-        if 0x88 <= opcode and opcode <= 0x8b and i.memory:          # what drivers do
-            return self._load_register() if opcode & 2 else self._store(self._reg())
         if self.strings.knows(opcode):
             return self.strings.execute()
         if opcode < 0x40 and opcode & 7 < 4:
@@ -209,19 +219,19 @@ class Emulator(object):
 
     def _locate(self, size, access):
         """Find the instruction's only memory operand. Returns OK or FAULT."""
-        offset = self._offset() & mask(self.instruction.address_size)
+        offset = self._offset() & self.instruction.address_mask
         return self.operand.locate_told(self.instruction.data_segment(), offset, size, access)
 
     def _locate_beside_stack(self, size, access):
         """The same for PUSH and POP, whose other operand the exit may be about."""
-        offset = self._offset() & mask(self.instruction.address_size)
+        offset = self._offset() & self.instruction.address_mask
         return self.operand.locate(self.instruction.data_segment(), offset, size, access)
 
     # Moves.
     def _move_vector(self, move):
         if self.context.vcpu.read(spec.GROUP_VECTOR) != status.OK:
             return UNKNOWN
-        return self.vector.execute(move, self._offset() & mask(self.instruction.address_size))
+        return self.vector.execute(move, self._offset() & self.instruction.address_mask)
 
     def _store(self, value):
         if self._locate(self.size, ACCESS_WRITE) == FAULT:
@@ -386,7 +396,7 @@ class Emulator(object):
     def _bit(self, operation, bit, distance):
         """operation: 0 BT, 1 BTS, 2 BTR, 3 BTC. distance: bytes beyond the operand's address."""
         bit &= 8 * self.size - 1
-        offset = (self._offset() + distance) & mask(self.instruction.address_size)
+        offset = (self._offset() + distance) & self.instruction.address_mask
         access = ACCESS_WRITE if operation else ACCESS_READ
         if self.operand.locate(self.instruction.data_segment(), offset, self.size, access) == FAULT:
             return FAULT

@@ -3,6 +3,7 @@
 An instruction is often shorter than what could be fetched, so a failure after the first bytes matters only when the
 decoder asks for more.
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec.exit import ACCESS_EXECUTE
@@ -11,6 +12,7 @@ from hypervisor.vmm.context import FAULT, OK, mask
 from hypervisor.vmm.decode import MOST_BYTES
 from hypervisor.vmm.operand import OFFSET, PAGE
 
+IN_ONE_PAGE = PAGE - r_uint(MOST_BYTES)      # where it may begin to lie in one page
 NO_CODE = 2                     # the bytes are not in RAM
 
 
@@ -26,6 +28,18 @@ class Fetcher(object):
 
     def fetch(self):
         """Fill `code`. Returns why it has not all MOST_BYTES: OK (it has), FAULT or NO_CODE."""
+        context, ram = self.context, self.ram
+        start = context.rip
+        if context.mode == 64 and start & OFFSET <= IN_ONE_PAGE and context.is_canonical(start) and self.walker.walk(start, ACCESS_EXECUTE) == OK:
+            gpa = self.walker.gpa
+            if ram.has_page(gpa):
+                self.code.fill(ram.load64(gpa), ram.load64(gpa + r_uint(MOST_BYTES - 8)) >> 8)      # the two overlap by a byte
+                return OK
+        return self._fetch_pieces()
+
+    @dont_inline
+    def _fetch_pieces(self):
+        """What does not lie in one page of memory, and all that is not 64-bit code."""
         self.code.clear()
         while self.code.count < MOST_BYTES:
             outcome = self._piece()
@@ -43,11 +57,8 @@ class Fetcher(object):
         gpa, count, ram = self.gpa, self.count, self.ram
         if not ram.holds(gpa, r_uint(count)):
             return NO_CODE
-        if count == MOST_BYTES:
-            self.code.fill(ram.load64(gpa), ram.load64(gpa + r_uint(MOST_BYTES - 8)) >> 8)      # the two overlap by a byte
-        else:
-            for n in range(count):
-                self.code.add(intmask(ram.load8(gpa + r_uint(n))))
+        for n in range(count):
+            self.code.add(intmask(ram.load8(gpa + r_uint(n))))
         return OK
 
     def _find_64(self, start, wanted):

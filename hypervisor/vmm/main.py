@@ -129,10 +129,11 @@ def port(machine):
 
 def read_msr(machine):
     number = machine.vcpu.selector() & U32
-    row = machine.msrs.find(number)
     if machine.paravirtual.is_msr(number):
         machine.vcpu.complete(machine.paravirtual.read(number, machine.vcpu.index))
-    elif row == NONE:
+        return
+    row = machine.msrs.find(number)
+    if row == NONE:
         machine.vcpu.inject(VECTOR_GP, ZERO)
     else:
         machine.vcpu.complete(machine.msrs.read(row))
@@ -141,16 +142,24 @@ def read_msr(machine):
 def write_msr(machine):
     number, value = machine.vcpu.selector() & U32, machine.vcpu.value()
     if machine.paravirtual.is_msr(number):
-        allowed = machine.paravirtual.write(number, value, machine.vcpu.index)
-    else:
-        row = machine.msrs.find(number)
-        allowed = row != NONE and machine.msrs.write_is_allowed(row, value)
-    if allowed and machine.paravirtual.wants_stolen(number, machine.vcpu.index):
-        machine.vcpu.complete_and_be_told()
-    elif allowed:
+        write_paravirtual(machine, number, value)
+        return
+    row = machine.msrs.find(number)
+    if row != NONE and machine.msrs.write_is_allowed(row, value):
         machine.vcpu.complete()
     else:
         machine.vcpu.inject(VECTOR_GP, ZERO)
+
+
+@dont_inline
+def write_paravirtual(machine, number, value):
+    index = machine.vcpu.index
+    if not machine.paravirtual.write(number, value, index):
+        machine.vcpu.inject(VECTOR_GP, ZERO)
+    elif machine.paravirtual.wants_stolen(number, index):
+        machine.vcpu.complete_and_be_told()
+    else:
+        machine.vcpu.complete()
 
 
 def ask_cpuid(machine):

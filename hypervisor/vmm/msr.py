@@ -21,9 +21,9 @@ PLATFORM_INFO = 0xce
 
 TABLE = [
     # number, name, vendor, value, write
+    (0x8b, 'BIOS_SIGN_ID', ANY, 0, DROP),           # AMD: PATCH_LEVEL. 0 is written before it is read. First, because each processor's start asks for it
     (0x17, 'PLATFORM_ID', VENDOR_INTEL, 0, REFUSE),
     (0x3a, 'FEATURE_CONTROL', VENDOR_INTEL, FEATURES_LOCKED, REFUSE),
-    (0x8b, 'BIOS_SIGN_ID', ANY, 0, DROP),           # AMD: PATCH_LEVEL. 0 is written before it is read
     (PLATFORM_INFO, 'PLATFORM_INFO', VENDOR_INTEL, 0, REFUSE),      # the value is made from the TSC's rate, below
     (0x1a0, 'MISC_ENABLE', VENDOR_INTEL, FAST_STRINGS | NO_BTS | NO_PEBS, DROP),
     (0x1d9, 'DEBUGCTL', ANY, 0, SAME),

@@ -4,11 +4,11 @@ locate() finds out everything that can fault; after it, load() and store() canno
 than 8 bytes are moved in parts of 8: to a device that is one access after the other.
 Source: Intel SDM Vol. 3A, "Protection" (limits and types of segments); Vol. 1, "Memory Organization" (canonical addresses).
 """
-from rpython.rlib.objectmodel import always_inline
+from rpython.rlib.objectmodel import always_inline, dont_inline
 from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.spec import vcpu as spec
-from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_OPERAND, ACCESS_WRITE, MEMORY
+from hypervisor.spec.exit import ACCESS_BROUGHT, ACCESS_EXECUTE, ACCESS_OPERAND, ACCESS_WRITE, MEMORY
 from hypervisor.vmm import vcpu as v
 from hypervisor.vmm.context import BIG, FAULT, OK, mask
 
@@ -31,12 +31,14 @@ class Operand(object):
         self.first = ZERO               # gpa of the first byte
         self.first_count = 0            # bytes in the first page
         self.second = ZERO              # gpa of the first byte in the next page
+        self.brought = False            # the exit has brought what the next load finds there
 
     def locate(self, segment, offset, size, access):
         """Find segment:offset for `size` bytes (1 to 32). offset is cut to the address size already.
 
         Returns OK or FAULT.
         """
+        self.brought = False
         if self._linear(segment, offset, size, access) == FAULT:
             return FAULT
         gva = self.gva
@@ -94,24 +96,41 @@ class Operand(object):
             return not access & ACCESS_WRITE and attributes & WRITABLE != ZERO
         return not access & ACCESS_WRITE or attributes & WRITABLE != ZERO
 
+    @always_inline
     def locate_told(self, segment, offset, size, access):
         """As `locate`, for the only operand of the instruction that has exited: the exit itself has told where it is, if it lies in one page.
 
         What another vCPU makes of the instruction meanwhile gains nothing: the page tables have allowed this vCPU this access there.
         """
+        context = self.context
+        if context.mode == 64 and segment < v.FS and context.is_canonical(offset) and self._is_told(offset, size, access):
+            return OK
+        return self._locate_other(segment, offset, size, access)
+
+    @dont_inline
+    def _locate_other(self, segment, offset, size, access):
+        """The same, for segments that have bases or limits."""
+        if self._linear(segment, offset, size, access) == FAULT:
+            return FAULT
+        if self._is_told(self.gva, size, access):
+            return OK
+        return self.locate(segment, offset, size, access)
+
+    @always_inline
+    def _is_told(self, gva, size, access):
+        """Is the exit about this access? Then the place is set."""
         vcpu = self.context.vcpu
         flags, gpa = vcpu.flags(), vcpu.selector()
         if vcpu.kind() != MEMORY or flags & ACCESS_OPERAND == 0 or access == ACCESS_WRITE and flags & ACCESS_WRITE == 0:
-            return self.locate(segment, offset, size, access)
-        if self._linear(segment, offset, size, access) == FAULT:
-            return FAULT
+            return False
         here = gpa & OFFSET
-        if self.gva & OFFSET != here or here + r_uint(size) > PAGE:
-            return self.locate(segment, offset, size, access)
+        if gva & OFFSET != here or here + r_uint(size) > PAGE:
+            return False
         self.size = size
         self.first_count = size
         self.first = gpa
-        return OK
+        self.brought = flags & ACCESS_BROUGHT != 0
+        return True
 
     # The access itself.
     def _gpa(self, n):
@@ -130,6 +149,13 @@ class Operand(object):
 
     def load_part(self, at, size):
         """`size` bytes, 1 to 8, from byte `at` on."""
+        if self.brought:
+            self.brought = False        # another load would find what is there then
+            return self.context.vcpu.brought() & mask(size)
+        return self._load_there(at, size)
+
+    @dont_inline
+    def _load_there(self, at, size):
         if self._is_beyond(at):
             return self._read_device(self.first + r_uint(at), size)
         value = ZERO

@@ -16,7 +16,9 @@ FEATURES = CLOCKSOURCE | NOP_IO_DELAY | CLOCKSOURCE2 | STEAL_TIME | SEND_IPI | C
 
 MSR_WALL_CLOCK_OLD, MSR_SYSTEM_TIME_OLD = r_uint(0x11), r_uint(0x12)            # of CLOCKSOURCE
 MSR_WALL_CLOCK, MSR_SYSTEM_TIME = r_uint(0x4b564d00), r_uint(0x4b564d01)        # of CLOCKSOURCE2
+MSR_ASYNC_PAGE_FAULT = r_uint(0x4b564d02)       # not offered
 MSR_STEAL_TIME = r_uint(0x4b564d03)
+OLD_COUNT, COUNT = MSR_SYSTEM_TIME_OLD - MSR_WALL_CLOCK_OLD + r_uint(1), MSR_STEAL_TIME - MSR_WALL_CLOCK + r_uint(1)
 
 WALL = offsets([(name, 4) for name in ('VERSION', 'SECONDS', 'NANOSECONDS')])
 TIME = offsets([('VERSION', 4), ('PAD', 4), ('TSC_TIMESTAMP', 8), ('SYSTEM_TIME', 8), ('MULTIPLIER', 4), ('SHIFT', 1), ('FLAGS', 1),
@@ -72,8 +74,7 @@ class Paravirtual(object):
             self.steal_time[n] = ZERO
 
     def is_msr(self, number):
-        return (number == MSR_WALL_CLOCK or number == MSR_SYSTEM_TIME or
-                number == MSR_WALL_CLOCK_OLD or number == MSR_SYSTEM_TIME_OLD or number == MSR_STEAL_TIME)
+        return number - MSR_WALL_CLOCK_OLD < OLD_COUNT or number - MSR_WALL_CLOCK < COUNT and number != MSR_ASYNC_PAGE_FAULT
 
     def read(self, number, index):
         """number: is_msr() knows it. index: the vCPU's."""

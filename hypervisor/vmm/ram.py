@@ -4,6 +4,7 @@ A PC's layout: memory from 0 to HOLE, nothing up to FIRMWARE (a PC's video memor
 HOLE_END, memory from there to `size`. While an image is loaded, what belongs to the firmware is no memory.
 All addresses and sizes are bytes, r_uint; a gpa comes from the guest and may be anything.
 """
+from rpython.rlib.objectmodel import dont_inline
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
@@ -11,6 +12,7 @@ from hypervisor.hw import memory
 BASE = r_uint(0x100000000)
 HOLE = r_uint(0xa0000)
 HOLE_END = r_uint(0x100000)
+PAGE, OFFSET = r_uint(0x1000), r_uint(0xfff)
 FIRMWARE = r_uint(0xc0000)      # up to HOLE_END: software searches all of it, and must not exit for each word
 
 
@@ -18,9 +20,11 @@ class Ram(object):
     def __init__(self):
         self.size = r_uint(0)           # set once, from the boot page
         self.hole_end = HOLE_END
+        self.above = r_uint(0)          # bytes of whole pages from HOLE_END on: where nearly everything lies
 
     def set_size(self, size):
         self.size = size
+        self.above = (size & ~OFFSET) - HOLE_END if size > HOLE_END else r_uint(0)
 
     def use_firmware(self, use):
         """Does the memory from FIRMWARE on count?"""
@@ -32,6 +36,14 @@ class Ram(object):
             return count <= HOLE - gpa
         size = self.size
         return self.hole_end <= gpa and gpa <= size and count <= size - gpa
+
+    def has_page(self, gpa):
+        """Is the whole page in which gpa lies memory?"""
+        return gpa - HOLE_END < self.above or self._has_other_page(gpa & ~OFFSET)      # r_uint: what is below HOLE_END is far above `above`
+
+    @dont_inline
+    def _has_other_page(self, gpa):
+        return self.holds(gpa, PAGE)
 
     # The caller has asked holds() for every byte that these touch.
     def load8(self, gpa):

@@ -80,6 +80,10 @@ class Vcpu(object):
     def value(self):
         return memory.load64(self.page + VALUE)
 
+    def brought(self):
+        """With ACCESS_BROUGHT in flags()."""
+        return self.value() >> spec.BROUGHT_SHIFT
+
     # The state.
     def read(self, groups):
         """Fetch these groups into the page. Only while an exit is outstanding; returns the call's status."""

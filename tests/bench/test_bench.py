@@ -150,6 +150,16 @@ def test_functions_are_added_up():
     assert exitpath.folded(places) == 'kernel;a 2\nkernel;b 2\nkernel;a 1\n'
 
 
+def test_the_bytes_of_a_source_file_are_those_of_its_instructions(tmp_path):
+    """Neither what the linker fills with nor what lies between two sections is anybody's."""
+    class Program(object):
+        places = {0x1000: paths.Place('kernel', 'a', 'ret', '/x/one.py', 1), 0x1001: paths.Place('kernel', 'a', 'int3', '/x/one.py', 1),
+                  0x1002: paths.Place('kernel', 'b', 'mov', '/x/two.py', 1), 0x1005: paths.Place('kernel', 'b', 'ret', '/x/one.py', 2),
+                  0x2000: paths.Place('kernel', 'c', 'mov'), 0x2007: paths.Place('kernel', 'c', 'ret')}
+    assert exitpath.by_file(Program) == [('no line known', 8), ('/x/two.py', 3), ('/x/one.py', 1)]
+
+
+
 def test_the_plot_has_a_bar_for_each_row():
     assert plot.svg(measured(cpuid=100), PLAN).count('fill="%s"' % plot.COLOURS['qemu-svm']) == 2      # and the legend's
 

@@ -10,7 +10,7 @@ from tests.system.box import config, load, run_box, vm
 DEAD_CORE = 1
 CALLS_BEFORE = 2000             # task runs of that core before its kernel faults: its VM has said something by then
 ROOM = 128                      # bytes at the end of .entry.text that hold nothing but what the linker fills with
-FILLING = set(b'\x00\x66\x2e\x0f\x1f\x84\x90')
+FILLING = set(b'\xcc')
 DISPLACED = b'\x53\x55\x41\x54\x41\x55'     # how bh_task_run begins: push %rbx, %rbp, %r12, %r13
 
 

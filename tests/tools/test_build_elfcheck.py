@@ -102,7 +102,7 @@ def test_undefined_weak_symbol_is_found_in_the_objects(tmp_path):
 
 @pytest.mark.parametrize('body, finding', [
     ('mov %rdi, %rax; jz k_panic@plt', 'calls k_panic'), ('call elsewhere', 'calls elsewhere'), ('mov %r8, %rax', 'r8'), ('movb $1, (%rdi, %r11)', 'r11'),
-    ('xor %r9d, %r9d', 'r9d'), ('mov %r10b, %al', 'r10b'), ('call RPyAssertFailed; mov %r12, %rbx; push %r15', None)])
+    ('xor %r9d, %r9d', 'r9d'), ('mov %r10b, %al', 'r10b'), ('call bulkhead_assertion_failed; mov %r12, %rbx; push %r15', None)])
 def test_what_has_few_registers_uses_and_calls_no_more(tmp_path, body, finding):
     (tmp_path / 'few.S').write_text(f'first: {body}; ret\n')
     few = tmp_path / 'c-kernel.few.c.o'

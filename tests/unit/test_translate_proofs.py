@@ -4,11 +4,13 @@ import sys
 
 import pytest
 from rpython.rtyper.lltypesystem import lltype
+from rpython.translator.c.funcgen import FunctionCodeGenerator
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, 'tools', 'build'))
 
 import callgraph                                    # noqa: E402
+import position                                     # noqa: E402
 import proofs                                       # noqa: E402
 import translate                                    # noqa: E402
 from tests.unit.samples import exit_paths           # noqa: E402
@@ -109,3 +111,39 @@ def test_float_anywhere_is_found_with_its_line():
 def test_exit_path_function_that_nobody_calls_is_an_error():
     text, = findings(exit_paths.counts, exit_path=[exit_paths.appends])
     assert text == 'EXIT_PATH names appends, which no entry point reaches: remove it or call it'
+
+
+def test_c_says_where_our_source_calls_for_each_line(tmpdir, monkeypatch):
+    """Also where rpython's own code is inlined, here that of a list."""
+    for name in ('gen_op', 'cfunction_body'):
+        monkeypatch.setattr(FunctionCodeGenerator, name, getattr(FunctionCodeGenerator, name))
+    function = exit_paths.reads_list
+    function.c_name = 'sample'
+    position.tell_in_c()
+    translate.write_c(translate.optimised_translator([(function, [lltype.Signed])]), [(function, [lltype.Signed])], 'sample', str(tmpdir))
+    lines = tmpdir.join('sample.c').read().splitlines()
+    path, number = line_of('reads_list').split(':')
+    checks = [n for n, line in enumerate(lines) if 'fixed getitem out of bounds' in line or 'list getitem out of bounds' in line]
+    assert checks and all(lines[n - 1].strip() == '#line %s "%s"' % (number, path) for n in checks)
+    assert lines.count(translate.CHECKS.rstrip()) == 1
+
+
+PIECES = ['#include "common_header.h"\n' + translate.INCLUDED + 'long data = 1;\n',
+          'long entry(void) {\n\treturn pypy_g_shared(1) + pypy_g_own(2);\n}\n', 'long pypy_g_shared(long l_x) {\n\treturn pypy_g_deep(l_x);\n}\n',
+          'long pypy_g_own(long l_x) {\n\treturn 3;\n}\n', 'long pypy_g_deep(long l_x) {\n\treturn 4;\n}\n', 'long pypy_g_other(void) {\n\treturn pypy_g_shared(5);\n}\n']
+
+
+def test_what_has_few_registers_goes_apart_with_all_that_it_calls(tmpdir):
+    source = tmpdir.join('sample.c')
+    source.write(translate.BETWEEN_FUNCTIONS.join(PIECES))
+    translate.set_apart(str(tmpdir), 'sample', ['entry'])
+    few, rest = tmpdir.join('sample.few.c').read(), source.read()
+    assert [piece in few for piece in PIECES[1:]] == [True, True, True, True, False] and 'long data' not in few
+    assert few.startswith('#include "common_header.h"\n' + translate.INCLUDED + translate.CHECKS)
+    assert [piece in rest for piece in PIECES] == [True, False, True, True, True, True]
+
+
+def test_what_goes_apart_is_functions_and_nothing_else(tmpdir):
+    tmpdir.join('sample.c').write(translate.BETWEEN_FUNCTIONS.join(PIECES[:4] + [PIECES[4] + 'long more = 2;\n']))
+    with pytest.raises(ValueError):
+        translate.set_apart(str(tmpdir), 'sample', ['entry'])

@@ -1,11 +1,13 @@
-"""`make profile KIND=cpuid`: which instructions one operation of a guest costs, by function, in order, and one by one.
+"""`make profile KIND=cpuid`: which instructions one operation of a guest costs, by function, in order, and one by one, with the lines of our source.
 
     .env/bin/python3 tools/bench/exitpath.py [KIND...] [--on qemu-svm|bochs-vmx|bochs-svm] [--listing]
 
-KIND is a row of the bench (`hlt` and `switch`: on QEMU), or `start`: the way to the guest's first instruction. What is counted are the hypervisor's instructions and the operation itself: the bench's own number.
+KIND is a row of the bench (`hlt` and `switch`: on QEMU), or `start`: the way to the guest's first instruction. `text`: how many bytes of code
+each source file has become, in ring 0 and in the VMM. What is counted are the hypervisor's instructions and the operation itself: the bench's own number.
 """
 import argparse
 import sys
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from bulkhead.mistake import Trouble  # noqa: E402
 
 import paths  # noqa: E402
 from boxes import PROCESSORS  # noqa: E402
+
+LONGEST_INSTRUCTION, FILLING = 15, 'int3'
 
 
 def by_function(places):
@@ -76,6 +80,8 @@ def profile(processor, row, with_listing):
     """Writes build/bench/profile-ROW-PROCESSOR.txt (with the listing) and .folded. Returns the report."""
     if row == 'start':
         return start(processor)
+    if row == 'text':
+        return text_report()
     places = paths.places_of(paths.capture(processor, row))
     folder = BUILD / 'bench'
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +90,27 @@ def profile(processor, row, with_listing):
     file.write_text(report(title, places, True))
     file.with_suffix('.folded').write_text(folded(places))
     return report(title, places, with_listing) + '\n  all instructions: %s\n' % shown(file)
+
+
+def by_file(program):
+    """[(file, bytes of code)] of a paths.Program, the largest first. What a header of boot/hw has become is counted there."""
+    addresses = sorted(program.places)
+    sizes = Counter()
+    for address, following in zip(addresses, addresses[1:] + [addresses[-1] + 1]):
+        # What is longer than an instruction lies between sections, and the linker fills with INT3.
+        if following - address <= LONGEST_INSTRUCTION and program.places[address].text != FILLING:
+            sizes[shown(Path(program.places[address].file)) if program.places[address].file else 'no line known'] += following - address
+    return sizes.most_common()
+
+
+def text_report():
+    lines = []
+    for part, program in paths.programs().items():
+        if part != paths.GUEST_PART:
+            files = by_file(program)
+            lines += ['%s: %d bytes of code' % (part, sum(size for _, size in files))]
+            lines += ['  %6d  %s' % (size, file) for file, size in files] + ['']
+    return '\n'.join(lines)
 
 
 def main():

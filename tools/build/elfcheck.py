@@ -185,7 +185,7 @@ def forbidden(listing, allowed):
 # boot/kernel/guest.h: these hold the guest's while the rest of such an object runs.
 FEW_REGISTERS = '.few.c.o'
 ANOTHER_REGISTER = re.compile(r'%r(?:8|9|10|11)[dwb]?\b')
-NEVER_RETURNS = {'RPyAssertFailed'}
+NEVER_RETURNS = {'bulkhead_assertion_failed'}
 R_X86_64_PLT32 = 4
 
 

@@ -2,7 +2,8 @@
 
 The flow graphs keep a byte-code offset per operation, which the typer drops and inlining makes meaningless.  Here each
 low-level operation gets a Position instead: an offset (the translator goes on treating it as one) that knows its own file,
-line and function, and that every copy of the operation carries along.
+line and function, and that every copy of the operation carries along.  tell_in_c() has the C say it, so that debuggers, profiles and failed
+assertions speak of our source and not of the C.
 """
 import dis
 import os
@@ -32,6 +33,10 @@ class Position(int):
         """Return this position as seen from a function into which the call at Position `call` was inlined."""
         via = call if self.via is None else self.via.inlined_at(call)
         return Position(int(self), self.path, self.line, self.function, via)
+
+    def in_our_source(self):
+        """Return where we have called what is inlined here, if that is rpython's own."""
+        return ([self] + [place for place in self.way() if not place.path.startswith('rpython/')])[-1]
 
     def way(self):
         """Return the positions of the inlined calls, outermost first, and this one."""
@@ -97,6 +102,29 @@ def keep_in_typer(typer_class):
 
     typer_class.translate_hl_to_ll = translate_hl_to_ll
     typer_class.make_new_lloplist = lambda self, block: PositionedOpList(self, block)
+
+
+def tell_in_c():
+    """Have a #line before each line of a function's body.  Called once, before any C is written."""
+    from rpython.translator.c.funcgen import FunctionCodeGenerator
+    if getattr(FunctionCodeGenerator, 'tells_positions', False):
+        return
+    FunctionCodeGenerator.tells_positions = True
+    plain_op, plain_body = FunctionCodeGenerator.gen_op, FunctionCodeGenerator.cfunction_body
+
+    def gen_op(self, op):
+        if isinstance(op.offset, Position):
+            self.position = op.offset.in_our_source()
+        return plain_op(self, op)
+
+    def cfunction_body(self):
+        self.position = start_of(self.graph)
+        for line in plain_body(self):
+            if self.position is not None:
+                yield '#line %d "%s"' % (self.position.line, self.position.path)
+            yield line
+
+    FunctionCodeGenerator.gen_op, FunctionCodeGenerator.cfunction_body = gen_op, cfunction_body
 
 
 def keep_in_inliner():

@@ -1,14 +1,13 @@
-"""Translate one RPython program of Bulkhead into one C file.   (Python 2.7)
+"""Translate one RPython program of Bulkhead into C.   (Python 2.7)
 
     .env/bin/python2 tools/build/translate.py PROGRAM OUTDIR [--target MODULE] [--verbose]
 
-PROGRAM names the C file: OUTDIR/PROGRAM.c, with its headers beside it; what FEW_REGISTERS names is in
-OUTDIR/PROGRAM.few.c.  MODULE (hypervisor.PROGRAM.target when absent)
-declares what is translated:
+PROGRAM names the C file: OUTDIR/PROGRAM.c, with its headers beside it; what FEW_REGISTERS names is in OUTDIR/PROGRAM.few.c.
+MODULE (hypervisor.PROGRAM.target when absent) declares what is translated:
 
     ENTRY_POINTS = [(function, [lltype, ...]), ...]    # exported C functions, each made by @export_symbol with a c_name
     EXIT_PATH    = [function, ...]                     # from these on: no allocation, no exception out, no recursion
-    FEW_REGISTERS = [function, ...]                    # entry points to compile apart, with all that they call; may be missing
+    FEW_REGISTERS = [function, ...]                    # may be missing: entry points to compile apart, with all that they call
 
 The stock `rpython` command wraps a program in argv, GIL, threads and os; none of them exists here, so this drives the
 translator's phases itself.  OUTDIR/PROGRAM.json lists the source files that took part (relative to the root) and where RPython
@@ -98,7 +97,7 @@ const char *bulkhead_exception_name(long *length)
 
 
 def write_c(translator, entry_points, name, outdir, exit_path=(), few_registers=()):
-    """Write OUTDIR/NAME.c and its headers, and OUTDIR/NAME.few.c.  Returns the database, which knows every object's name in C.
+    """Write OUTDIR/NAME.c and its headers, and OUTDIR/NAME.few.c if anything is for it.  Returns the database, which knows every object's name in C.
     exit_path: functions; what they do not reach is rare.  Without any, nothing is known of that.  few_registers: functions."""
     import py
     from rpython.translator.c.dlltool import CLibraryBuilder
@@ -107,7 +106,9 @@ def write_c(translator, entry_points, name, outdir, exit_path=(), few_registers=
     builder.split = False
     database = builder.build_database()
     gen_source(database, name, py.path.local(outdir), builder.eci, defines={})
-    set_apart(outdir, name, [name_in_c(database, function) for function in few_registers])
+    replace(os.path.join(outdir, name + '.c'), INCLUDED, INCLUDED + CHECKS)
+    if few_registers:
+        set_apart(outdir, name, [name_in_c(database, function) for function in few_registers])
     with open(os.path.join(outdir, name + '.c'), 'a') as source:
         source.write(TAIL)
     keep_functions_private(os.path.join(outdir, 'forwarddecl.h'), [name_in_c(database, function) for function, _ in entry_points],
@@ -143,7 +144,7 @@ PROTOTYPE = re.compile(r'^RPY_EXTERN ([^;()]*\b(pypy_g_\w+)\([^;]*\);)$', re.MUL
 
 
 def keep_functions_private(header, entry_points, attributes_of):
-    """Make all others static: there is one C file, and what the compiler sees all callers of it may inline, or leave out.
+    """Make all others static: what the compiler sees all callers of it may inline, or leave out.
     attributes_of: {attribute of gcc's: the functions that have it}."""
     def private(found):
         line, prototype, name = found.group(0, 1, 2)
@@ -159,9 +160,21 @@ def keep_functions_private(header, entry_points, attributes_of):
         source.write(text)
 
 
+INCLUDED = '#include "src/g_include.h"\n'        # the last that a file includes
+CHECKS = '#include "checks.h"\n'                  # boot/include
 BETWEEN_FUNCTIONS = '/*/*/\n'
 DEFINED = re.compile(r'^\w[^;{]*?\b(\w+)\([^;{]*\) {$', re.MULTILINE)         # the name of a function that is defined
 CALLED = re.compile(r'\b(pypy_g_\w+)\(')
+
+
+def replace(path, old, new):
+    """Once, in a file."""
+    with open(path) as source:
+        text = source.read()
+    if text.count(old) != 1:
+        raise ValueError('%s does not hold %r once: has the translator changed?' % (path, old))
+    with open(path, 'w') as source:
+        source.write(text.replace(old, new))
 
 
 def set_apart(outdir, name, entry_points):
@@ -178,7 +191,7 @@ def set_apart(outdir, name, entry_points):
             if not pieces[place].rstrip().endswith('\n}'):
                 raise ValueError('%s: more than a function where one was expected: has the translator changed?' % path)
             queue += [called for called in CALLED.findall(pieces[place]) if called in place_of]
-    includes = pieces[0][:pieces[0].index('#include "src/g_include.h"')] + '#include "src/g_include.h"\n'
+    includes = pieces[0][:pieces[0].index(INCLUDED)] + INCLUDED + CHECKS
     with open(os.path.join(outdir, name + '.few.c'), 'w') as source:
         source.write(BETWEEN_FUNCTIONS.join([includes] + [pieces[n] for n in sorted(wanted)]))
     left_out = [place_of[function] for function in entry_points]
@@ -215,12 +228,14 @@ def write_facts(path):
 
 def translate(program, outdir, target_name):
     """Translate and prove.  Returns the list of findings (sentences); C is written only when it is empty."""
+    import position
     import proofs
     target = importlib.import_module(target_name)
     translator = optimised_translator(target.ENTRY_POINTS)
     findings = proofs.check(translator, target)
     if not findings:
         print('    %s: %s' % (program, proofs.extent(translator, target)))
+        position.tell_in_c()
         write_c(translator, target.ENTRY_POINTS, program, outdir, target.EXIT_PATH, getattr(target, 'FEW_REGISTERS', ()))
         write_facts(os.path.join(outdir, program + '.json'))
     return findings

@@ -252,7 +252,7 @@ def memory_exit(info1=2 | 1 << 32):
             (block if name == 'RSP' else registers).set(name, n + 1)
         block.set('CR2', 0x1234)
         machine.memory.put(block.hpa + 0x422, b'\xf3\x0c')       # SS
-        block.exit(svm.EXIT_NPF, info1, 0xfee00020)
+        block.exit(svm.EXIT_NPF, info1, 0xfd000020)
 
     def prepare(box):
         PREPARED[FIRST, False](box)
@@ -266,7 +266,7 @@ def memory_exit(info1=2 | 1 << 32):
                                           (1 << 32, kinds.ACCESS_READ | kinds.ACCESS_OPERAND), (1 << 32 | 2, kinds.ACCESS_WRITE | kinds.ACCESS_OPERAND)])
 def test_an_access_to_memory_brings_what_its_emulation_needs(fresh, info1, flags):
     box = fresh(memory_exit(info1=info1))
-    assert [exit_field(box, VM, name) for name in ('KIND', 'SELECTOR', 'FLAGS', 'LENGTH')] == [kinds.MEMORY, 0xfee00020, flags, 0]
+    assert [exit_field(box, VM, name) for name in ('KIND', 'SELECTOR', 'FLAGS', 'LENGTH')] == [kinds.MEMORY, 0xfd000020, flags, 0]
     block, page = block_of(box, VM), vcpu_page(VM)
     code, stack = [bytearray(box.memory.take(block.hpa + at, 2)) for at in (0x412, 0x422)]
     assert exit_field(box, VM, 'VALUE') == code[0] | code[1] << 8 | 0xcf3 << 16

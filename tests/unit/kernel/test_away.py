@@ -24,7 +24,7 @@ from hypervisor.spec import state as fields
 from hypervisor.spec import wire as spec
 from hypervisor.spec.cpu import VECTOR_DOORBELL
 from hypervisor.spec.layout import TASK_BASE
-from hypervisor.spec.vcpu import (ANSWER, COMPLETE, CPUID_TABLE, EXIT, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW, GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE,
+from hypervisor.spec.vcpu import (ANSWER, BROUGHT_SHIFT, COMPLETE, CPUID_TABLE, EXIT, GROUP_CONTROL, GROUP_CPUID, GROUP_FLOW, GROUP_GPR, GROUP_KEYS, GROUP_SEGMENT, GROUP_TABLE,
                                   GROUP_TIME, GROUP_VECTOR, RESUME, STATE)
 from rpython.rlib.rarithmetic import r_uint
 from tests.unit.kernel import audit, singletons
@@ -570,6 +570,18 @@ def test_a_register_of_its_apic_is_read_and_written_there(pair):
     assert int(vcpus()[1].apic.tpr) == 0
 
 
+def test_a_read_of_a_register_of_its_apic_brings_what_that_core_has(pair):
+    start_second(pair)
+    pair.on(1)
+    vcpus()[1].apic.write(lapic.LDR, r_uint(0x7000000), r_uint(0))
+    exit_second(pair, svm.EXIT_NPF, 1 << 32 | 4, lapic.APIC_BASE_RESET + lapic.LDR)
+    pair.settle()
+    pair.on(0)
+    page = vcpu_page(VM, 1)
+    assert pair.box.memory.word(page + EXIT['FLAGS']) == kinds.ACCESS_READ | kinds.ACCESS_OPERAND | kinds.ACCESS_BROUGHT
+    assert pair.box.memory.word(page + EXIT['VALUE']) >> BROUGHT_SHIFT == 0x7000000
+
+
 def test_what_was_raised_before_a_reset_does_not_come_behind_it(pair):
     start_second(pair)
     enable(pair)
@@ -680,7 +692,7 @@ def test_a_vm_that_ends_before_it_was_offered_needs_nobody(fresh_pair):
 def test_a_core_that_dies_takes_the_vms_with_vcpus_on_it(pair):
     pair.on(1)
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1)
+        panic.k_panic_code(1, r_uint(0))
     pair.on(0)
     pair.box.messages[:] = []
     scheduler.bell.answer()
@@ -694,7 +706,7 @@ def test_a_vm_that_begins_when_a_core_of_its_has_stopped_ends_at_once(fresh_pair
     make(pair, start=False)
     pair.on(1)
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1)
+        panic.k_panic_code(1, r_uint(0))
     pair.on(0)
     scheduler.bell.answer()
     assert compartments[VM].state == call.STATE_ENDED or pair.call(0, 0, call.START, SLOT, TASK_BASE, 0, 0) == (status.OK, 0)
@@ -707,7 +719,7 @@ def test_a_vm_that_is_made_when_a_core_of_its_has_stopped_ends_at_once(fresh_pai
     pair = fresh_pair
     pair.on(1)
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1)
+        panic.k_panic_code(1, r_uint(0))
     pair.on(0)
     scheduler.bell.answer()
     make(pair)
@@ -719,7 +731,7 @@ def test_a_core_that_dies_while_it_is_waited_for_is_not(pair):
     assert pair.call(0, 0, call.STOP, SLOT, ending.DESTROYED, 5) == (status.OK, 0)
     pair.on(1)
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1)
+        panic.k_panic_code(1, r_uint(0))
     pair.on(0)
     scheduler.bell.answer()
     assert (compartments[VM].state, compartments[VM].how) == (call.STATE_ENDED, ending.DESTROYED)

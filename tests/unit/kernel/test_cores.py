@@ -444,7 +444,7 @@ def test_bytes_pass_between_the_two_managers(two):
 def test_a_panic_of_the_second_core_is_text_in_its_page_and_no_port(two):
     box = two.box
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1)
+        panic.k_panic_code(1, r_uint(0))
     assert not box.cpu.output and box.messages == [(APIC[0], VECTOR_DOORBELL)]
     two.back_to_first()
     links.arrive()
@@ -459,7 +459,7 @@ def test_a_panic_of_the_first_core_stops_the_second(two):
     second = singletons.Snapshot(), two.box.memory.view, image.fake_root[0]
     two.back_to_first()
     with pytest.raises(hw_cpu.Halted):
-        panic.k_panic_code(1)
+        panic.k_panic_code(1, r_uint(0))
     assert two.box.messages[-1] == (APIC[1], VECTOR_DOORBELL)
     second[0].restore()
     two.box.memory.view = second[1]

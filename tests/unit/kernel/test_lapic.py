@@ -186,7 +186,7 @@ class Walk(object):
 
     def __init__(self, rng, identity):
         self.rng, self.now = rng, 1000
-        self.apic, self.model = Lapic(), Model(identity)
+        self.apic, self.model = Lapic(0), Model(identity)
         self.apic.reset(identity)
         self.check('reset')
 
@@ -313,7 +313,7 @@ def test_random_walk_shows_what_the_manual_says(seed):
 
 def apic(identity=0):
     """One that software has switched on."""
-    made = Lapic()
+    made = Lapic(0)
     made.reset(identity)
     write(made, SVR, 0x1ff)
     return made

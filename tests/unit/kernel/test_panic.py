@@ -48,10 +48,18 @@ def test_fault_screen_names_the_vector_and_every_register(make_machine, vector):
 @pytest.mark.parametrize('code', sorted(codes.SENTENCES) + [0, 99])
 def test_panic_of_the_program_says_its_sentence(make_machine, code):
     machine = make_machine()
-    stops(panic.k_panic_code, code)
+    stops(panic.k_panic_code, code, r_uint(0))
     text = said(machine)
-    assert 'bulkhead: kernel fault: ' in text and codes.SENTENCES.get(code, 'an unknown code') in text
+    assert 'bulkhead: kernel fault: ' in text and codes.SENTENCES.get(code, 'an unknown code') in text and '\nat ' not in text
     assert text.endswith('bulkhead: the box has stopped\r\n')
+
+
+@pytest.mark.parametrize('place, shown', [(b'hypervisor/kernel/loop.py:28\0more', 'at hypervisor/kernel/loop.py:28\r\n'), (b'x' * 300, 'at ' + 'x' * 100 + '\r\n')])
+def test_failed_assertion_says_where_it_stands(make_machine, place, shown):
+    machine = make_machine()
+    machine.memory.put(AREA, place)
+    stops(panic.k_panic_code, codes.PANIC_ASSERTION, r_uint(AREA))
+    assert codes.SENTENCES[codes.PANIC_ASSERTION] in said(machine) and shown in said(machine)
 
 
 @pytest.mark.parametrize('number', sorted(refusal.SENTENCES)[1:] + [99])
@@ -83,7 +91,7 @@ def test_port_that_is_not_there_does_not_hold_the_screen_up(make_machine):
     machine.cpu.input = Dead()
     panic.serial.PATIENCE, patience = 5, panic.serial.PATIENCE
     try:
-        stops(panic.k_panic_code, 1)
+        stops(panic.k_panic_code, 1, r_uint(0))
     finally:
         panic.serial.PATIENCE = patience
     assert 'kernel fault' in said(machine) and len(reads) == 5 * len(said(machine))

@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.kernel.compartment import compartments
-from hypervisor.kernel.context import wanting
+from hypervisor.kernel.context import timed, wanting
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.task import IN_WAIT
@@ -514,3 +514,50 @@ def test_who_becomes_ready_is_among_those_that_the_scheduler_looks_at(fresh):
     compartments[1].vcpus[0].ready = False
     scheduler.first()
     assert not wanting.bits >> 1 & 1 and compartments[1].share.idle and wanting.bits >> 2 & 1
+
+
+def due_after(now):
+    """Arm the timer; returns when somebody is to be looked at at the earliest, None if never."""
+    scheduler.arm(r_uint(now), r_uint(now + 100 * MS), False)
+    return None if scheduler.due == ~r_uint(0) else int(scheduler.due) - now
+
+
+def test_whose_time_is_to_be_looked_at_is_known_and_whose_has_passed_is_forgotten(fresh):
+    """Two guests' timers and two tasks' deadlines; each that goes leaves the others."""
+    box = fresh(THREE_VMS)
+    now = box.cpu.tsc
+    first, second = [compartments[number].vcpus[0] for number in (1, 2)]
+    assert timed.tasks == sum(compartments[number].task.bit for number in (1, 2, 3))      # each owes its first answer
+    for number in (1, 2, 3):
+        compartments[number].task.owes = False
+    assert due_after(now) is None and timed.tasks == timed.vcpus == r_uint(0)
+    for vcpu, when in ((first, 5 * MS), (second, 7 * MS)):
+        vcpu.apic.svr = r_uint(0x1ff)
+        vcpu.apic.lvt[1] = r_uint(lapic.LVT_MODE_DEADLINE << 17 | 0x40)
+        vcpu.apic.write_deadline(r_uint(now + when))
+    assert due_after(now) == 5 * MS and timed.vcpus == first.apic.bit | second.apic.bit
+    scheduler.expire_timers(r_uint(now + 6 * MS))
+    assert timed.vcpus == second.apic.bit and due_after(now) == 7 * MS
+    first.apic.write_deadline(r_uint(now + 8 * MS))
+    first.apic.write_deadline(r_uint(0))
+    assert due_after(now) == 7 * MS and timed.vcpus == second.apic.bit
+    for number, when in ((1, 3 * MS), (3, 4 * MS)):
+        compartments[number].task.block(IN_WAIT, r_uint(now + when))
+    assert due_after(now) == 3 * MS
+    compartments[1].task.wake()
+    assert due_after(now) == 4 * MS and timed.tasks == compartments[3].task.bit
+    compartments[3].task.wake()
+    second.apic.write_deadline(r_uint(0))
+    assert due_after(now) is None and timed.tasks == timed.vcpus == r_uint(0)
+    scheduler.due = r_uint(now)
+    assert due_after(now) is None
+
+
+@pytest.mark.parametrize('deaf, lint0, wakes', [(False, lapic.EXTINT << 8, True), (True, lapic.EXTINT << 8, False), (False, lapic.EXTINT << 8 | lapic.MASKED, False)])
+def test_pic_ends_a_halt_if_its_interrupt_comes_through(fresh, deaf, lint0, wakes):
+    fresh(THREE_VMS)
+    vcpu = compartments[1].vcpus[0]
+    vcpu.apic.svr, vcpu.apic.lvt[4] = r_uint(0x1ff), r_uint(lint0)
+    vcpu.halted, vcpu.deaf, vcpu.ready, vcpu.apic.extint = True, deaf, False, True
+    vcpu.wake_for_interrupt()
+    assert vcpu.attention and vcpu.halted == (not wakes) and vcpu.ready == wakes

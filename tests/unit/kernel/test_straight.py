@@ -7,11 +7,11 @@ from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.hw import memory
 from hypervisor.hw import svm as hw
-from hypervisor.kernel import svm_quick
+from hypervisor.kernel import interrupts, svm_exit, svm_quick
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.loop import step
 from hypervisor.kernel.scheduler import scheduler
-from hypervisor.spec import call, ending, svm, vcpu as layout
+from hypervisor.spec import call, ending, lapic, svm, vcpu as layout
 from hypervisor.spec import exit as kinds
 from tests.unit.kernel.machine import GATE_VECTOR, TIMER_VECTOR
 from tests.unit.kernel.test_guest_exits import VM, running
@@ -70,10 +70,11 @@ def everything(box, vcpu):
             c.how, int(c.detail), scheduler.vcpu is vcpu, scheduler.compartment is c, int(scheduler.since))
 
 
-def outcome(box, code, info1, info2, registers_before, things, straight, rflags=2, dr7=0x400, interrupted=0, cr4=PLAIN['cr4'], leaf=4):
+def outcome(box, code, info1, info2, registers_before, things, straight, rflags=2, dr7=0x400, interrupted=0, cr4=PLAIN['cr4'], leaf=4, base=PLAIN['base'],
+            tpr=0, vmm=Vmm, code_segment=0, efer=PLAIN['efer'], **marks):
     """Let the guest exit so, and its VMM do these things. Returns everything when the guest goes on or the VM ends, and whether that took one
     step of the loop."""
-    vcpu = prepare(box, dict(PLAIN, rflags=rflags, cr4=cr4))
+    vcpu = prepare(box, dict(PLAIN, rflags=rflags, cr4=cr4, base=base, efer=efer))
     memory.store32(vcpu.cpuid + layout.CPUID_ASK - layout.CPUID_TABLE, r_uint(1 << leaf))
     hw.fake_quick[0] = (svm_quick.first, svm_quick.more)
     hw.fake_straight[0] = (svm_quick.hand, svm_quick.answered) if straight else None
@@ -89,10 +90,15 @@ def outcome(box, code, info1, info2, registers_before, things, straight, rflags=
         for name, value in zip(('RAX', 'RCX', 'RDX'), registers_before):
             registers.set(name, value)
         block.set('DR7', dr7)
+        block.set('V_INTR', block.get('V_INTR') & ~15 | tpr)       # by MOV to CR8
         block.set('EVENTINJ', 0x80000030)       # what the entry has delivered
+        for name, value in marks.items():
+            setattr(vcpu, name, value)          # as if it had come meanwhile
         block.exit(code, info1, block.get('RIP') + 2 if code == IOIO else info2, interrupted)
     box.guests[VM] = type('Guest', (object,), {'run': staticmethod(guest)})
-    vmm = box.tasks[VM] = Vmm(*things)
+    vmm = box.tasks[VM] = vmm(*things)
+    if code_segment:
+        memory.store16(vcpu.control + svm_exit.CS_ATTRIBUTES, r_uint(code_segment))
     compartments[VM].task.deadline = r_uint(DEADLINE)
     scheduler.compartment, scheduler.vcpu = compartments[VM], vcpu
     steps = 0
@@ -155,6 +161,78 @@ def test_an_emulated_instruction_goes_straight(fresh, dirty, straight):
     assert at_once == straight
 
 
+XAPIC, APIC_OFF, X2APIC = 0xfee00900, 0xfee00100, 0xfee00d00
+APIC_PAGE, READ, WRITE, FETCH, FINAL = 0xfee00000, 4, 6, 0x14, 1 << 32
+
+
+@pytest.mark.parametrize('offset', range(0, 0x400, 16))
+def test_a_read_of_a_register_of_the_apic_brings_what_vcpu_apic_answers(fresh, offset):
+    answered = []
+
+    class Asks(Vmm):
+        def run(self, machine, registers, root):
+            vcpu = compartments[VM].vcpus[0]
+            answered.append(int(interrupts.accessed(vcpu, offset, False, r_uint(0))))
+            return Vmm.run(self, machine, registers, root)
+    at_once, _ = both(fresh, NPF, FINAL | READ, APIC_PAGE + offset, registers_for(NPF), [run(ACTION=layout.RESUME)], base=XAPIC, vmm=Asks)
+    assert at_once and len(set(answered)) == 1
+    box = brought(fresh, FINAL | READ, APIC_PAGE + offset, base=XAPIC)
+    assert exit_field(box, VM, 'FLAGS') == kinds.ACCESS_READ | kinds.ACCESS_OPERAND | kinds.ACCESS_BROUGHT
+    assert exit_field(box, VM, 'VALUE') >> layout.BROUGHT_SHIFT == answered[0]
+
+
+def brought(fresh, info1, gpa, **more):
+    box = fresh(running)
+    outcome(box, NPF, info1, gpa, registers_for(NPF), [run(ACTION=layout.RESUME)], straight=True, **more)
+    return box
+
+
+@pytest.mark.parametrize('info1, gpa, base', [
+    (FINAL | WRITE, APIC_PAGE + 0x80, XAPIC), (FINAL | FETCH, APIC_PAGE + 0x80, XAPIC), (1 << 33 | READ, APIC_PAGE + 0x80, XAPIC),
+    (FINAL | READ, APIC_PAGE + 0x84, XAPIC), (FINAL | READ, APIC_PAGE + 0x400, XAPIC), (FINAL | READ, APIC_PAGE - 0x10, XAPIC), (FINAL | READ, APIC_PAGE + 0x1030, XAPIC),
+    (FINAL | READ, APIC_PAGE + (1 << 32) + 0x30, XAPIC), (FINAL | READ, APIC_PAGE + 0x30, APIC_OFF), (FINAL | READ, APIC_PAGE + 0x30, X2APIC)])
+def test_no_other_access_brings_anything(fresh, info1, gpa, base):
+    both(fresh, NPF, info1, gpa, registers_for(NPF), [run(ACTION=layout.RESUME)], base=base)
+    box = brought(fresh, info1, gpa, base=base)
+    assert not exit_field(box, VM, 'FLAGS') & kinds.ACCESS_BROUGHT and exit_field(box, VM, 'VALUE') >> layout.BROUGHT_SHIFT == 0
+
+
+def test_what_is_brought_knows_of_a_mov_to_cr8(fresh):
+    at_once, _ = both(fresh, NPF, FINAL | READ, APIC_PAGE + lapic.TPR, registers_for(NPF), [run(ACTION=layout.RESUME)], base=XAPIC, tpr=5)
+    assert not at_once and exit_field(brought(fresh, FINAL | READ, APIC_PAGE + lapic.TPR, base=XAPIC, tpr=5), VM, 'VALUE') >> layout.BROUGHT_SHIFT == 0x50
+
+
+EMULATED = {'ACTION': layout.RESUME, 'DIRTY': layout.GROUP_FLOW | layout.REGISTER | 3 << layout.REGISTER_SHIFT, 'RIP': 0x7777, 'RFLAGS': 2, 'RBX': 0x1234}
+HIGH, HOLE, LONG, COMPATIBLE = 0xffffffff81000000, 0x800000000000, 0xa9b, 0xc9b
+
+
+@pytest.mark.parametrize('answer, more', [
+    ({'RIP': 0xffffffff}, {}), ({'RIP': HIGH}, {'code_segment': LONG}), ({'RIP': 1 << 32}, {'code_segment': LONG}), ({'RFLAGS': 0x246}, {}), ({'RFLAGS': 2 | RESUMED}, {}),
+    ({'DIRTY': layout.REGISTER | 3 << layout.REGISTER_SHIFT}, {}),
+    ({'DIRTY': layout.GROUP_FLOW | layout.REGISTER | 4 << layout.REGISTER_SHIFT, 'RSP': 0x99}, {}),
+    ({'DIRTY': layout.GROUP_FLOW | layout.REGISTER | 15 << layout.REGISTER_SHIFT, 'R15': 0x99}, {}), ({'DIRTY': layout.GROUP_FLOW | layout.REGISTER, 'RAX': 0x99}, {}),
+    ({'DIRTY': layout.GROUP_FLOW | 3 << layout.REGISTER_SHIFT}, {})])
+def test_an_emulated_instruction_goes_straight_with_any_good_state(fresh, answer, more):
+    at_once, _ = both(fresh, NPF, FINAL | READ, 0xfe000000, registers_for(NPF), [run(**dict(EMULATED, **answer))], **more)
+    assert at_once and compartments[VM].state == call.STATE_RUNNING
+
+
+@pytest.mark.parametrize('answer, more', [
+    ({'RIP': 1 << 32}, {'code_segment': COMPATIBLE}), ({'RIP': HIGH}, {'code_segment': COMPATIBLE}), ({'RIP': HIGH}, {'code_segment': LONG, 'efer': 0}),
+    ({'RIP': HOLE}, {'code_segment': LONG}), ({'RFLAGS': 0}, {}), ({'RFLAGS': 0x44}, {}), ({'RFLAGS': 0x8002}, {}), ({'RFLAGS': 1 << 40 | 2}, {}),
+    ({'ACTION': layout.COMPLETE}, {}), ({'ACTION': 3}, {}), ({'ACTION': 1 << 32 | layout.RESUME}, {}), ({'DIRTY': layout.GROUP_FLOW | 1 << 40}, {})])
+def test_an_emulated_instruction_with_a_bad_state_ends_the_vm(fresh, answer, more):
+    both(fresh, NPF, FINAL | READ, 0xfe000000, registers_for(NPF), [run(**dict(EMULATED, **answer))], **more)
+    assert compartments[VM].how == ending.VMM_BAD_ANSWER
+
+
+@pytest.mark.parametrize('answer, more', [({'ACTION': layout.INJECT, 'RESULT2': 13}, {}), ({'DIRTY': layout.GROUP_FLOW | layout.TELL_STOLEN}, {}),
+                                          ({'RFLAGS': 2 | TRACED}, {}), ({}, {'attention': True}), ({}, {'flush': True})])
+def test_an_emulated_instruction_is_the_loops_when_something_is_to_be_seen_to(fresh, answer, more):
+    at_once, _ = both(fresh, NPF, FINAL | READ, 0xfe000000, registers_for(NPF), [run(**dict(EMULATED, **answer))], **more)
+    assert not at_once and compartments[VM].state == call.STATE_RUNNING
+
+
 @pytest.mark.parametrize('more, straight', [({'rflags': 2 | TRACED}, False), ({'rflags': 2 | RESUMED}, True), ({'dr7': 0x401}, False)])
 def test_traps_are_seen_to(fresh, more, straight):
     at_once, _ = both(fresh, IOIO, IN_BYTE, 0, registers_for(IOIO), [run(RESULT=5)], **more)
@@ -197,11 +275,12 @@ answers = st.fixed_dictionaries({'ACTION': st.sampled_from([0, 0, 0, 1, 2, 3, 1 
                                  'RBX': values, 'deadline': st.sampled_from([DEADLINE, DEADLINE, 0, 1, 1 << 62]), 'slot': st.sampled_from([SLOT, SLOT, SLOT, 0, 64])})
 
 
-@given(exit=st.sampled_from(EXITS + [(NPF, 4, 0xfe000000), (NPF, 1 << 32 | 6, 0xfee00300)]), rax=values, answer=answers, rflags=st.sampled_from([2, 2, 0x202, 2 | TRACED]))
-@example(exit=EXITS[0], rax=0x1ff, answer=dict((name, 0) for name in FIELDS + ['deadline'] if name != 'slot'), rflags=2)
-def test_the_straight_path_does_what_the_loop_does(fresh, exit, rax, answer, rflags):
+@given(exit=st.sampled_from(EXITS + [(NPF, 4, 0xfe000000), (NPF, 1 << 32 | 6, 0xfee00300), (NPF, 1 << 32 | 4, 0xfee00390)]), rax=values, answer=answers, rflags=st.sampled_from([2, 2, 0x202, 2 | TRACED]),
+       base=st.sampled_from([XAPIC, X2APIC]))
+@example(exit=EXITS[0], rax=0x1ff, answer=dict((name, 0) for name in FIELDS + ['deadline'] if name != 'slot'), rflags=2, base=X2APIC)
+def test_the_straight_path_does_what_the_loop_does(fresh, exit, rax, answer, rflags, base):
     code, info1, info2 = exit
-    both(fresh, code, info1, info2, registers_for(code, rax), [run(**dict(answer))], rflags=rflags)
+    both(fresh, code, info1, info2, registers_for(code, rax), [run(**dict(answer))], rflags=rflags, base=base)
 
 
 def test_exits_are_counted(fresh):

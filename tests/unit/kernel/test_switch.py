@@ -113,6 +113,19 @@ def test_same_vcpu_again_exchanges_nothing(fresh, monkeypatch):
     assert [what for what, _ in fpu.log] == ['load']
 
 
+def test_state_that_a_vmm_has_changed_is_loaded_whole_whatever_the_guest_has_in_xcr0(fresh, monkeypatch):
+    box = fresh(three_vms)
+    fpu, vcpu = Fpu(box, monkeypatch), compartments[1].vcpus[0]
+    switcher.claim(vcpu)
+    for xcr0 in (1, 3, 7):
+        box.cpu.register['xcr0'] = xcr0
+        switcher.keep_fpu(vcpu)
+        assert box.cpu.register['xcr0'] == xcr0
+        fpu.log = []
+        switcher.load_fpu(vcpu)
+        assert [what for what, _ in fpu.log] == ['load'] and box.cpu.register['xcr0'] == xcr0
+
+
 def test_state_is_kept_before_the_next_is_loaded(fresh, monkeypatch):
     """Keep the old, tell the vendor, load the new."""
     box = fresh(three_vms)

@@ -251,3 +251,11 @@ def recurses_through_table(n):
 
 def computes_half(n):
     return int(n * 0.5)             # LINE computes_half
+
+
+KEPT = [3, 1, 2]
+
+
+def reads_list(n):
+    n += 1
+    return KEPT[n]                  # LINE reads_list

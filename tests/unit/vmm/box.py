@@ -220,7 +220,8 @@ class Box(object):
             for name in SEGMENT_FIELDS:
                 self.set_state(name, STALE)
             self.show_state(vcpu.MEMORY_BRINGS)
-            fields['VALUE'] = self.registers.get('CS_ATTRIBUTES', 0) | self.registers.get('SS_ATTRIBUTES', 0) << 16
+            fields['VALUE'] = (self.registers.get('CS_ATTRIBUTES', 0) | self.registers.get('SS_ATTRIBUTES', 0) << 16 |
+                               fields.pop('BROUGHT', 0) << vcpu.BROUGHT_SHIFT)
         store64(VCPU_PAGE + vcpu.EXIT['KIND'], kind)
         for name in vcpu.EXIT_FIELDS[1:]:
             store64(VCPU_PAGE + vcpu.EXIT[name], fields.get(name, 0))

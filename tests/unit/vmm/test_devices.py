@@ -258,3 +258,15 @@ def test_xsave_has_no_key_component_without_keys():
         host = dict(HOST)
         host[7, 0], host[0xd, 0] = (2, 0, ecx, 0), (components, 0, 0, 0)
         assert ask(0xd, 0, host, 0x207) == (7, 832, 832, 0) and ask(0xd, 1, host, 0x207) == (7, 832, 0, 0) and ask(0xd, 9, host) == (0, 0, 0, 0)
+
+
+def test_memory_devices_are_found_where_they_are():
+    """Whatever their order; and nobody else."""
+    places = [(0xfed00000, 0x400), (0xfec00000, 0x1000), (0xfee00000, 0x1000)]
+    devices = [bus.MemoryDevice(r_uint(base), r_uint(size)) for base, size in places]
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0], [1], []):
+        its = bus.Bus([bus.Device(0, 0, True)], [devices[n] for n in order])
+        assert [its.lowest, its.lowest + its.span] == ([min(places[n][0] for n in order), max(sum(places[n]) for n in order)] if order else [(1 << 64) - 1] * 2)
+        for gpa in [0, 0xd0000000, 0xfebfffff, 0xffffffff, 1 << 32, 0x1fec00000, (1 << 64) - 1] + [base + at for base, size in places for at in (-1, 0, size - 1, size)]:
+            owners = [devices[n] for n in order if places[n][0] <= gpa < sum(places[n])]
+            assert its.memory_device(r_uint(gpa)) is (owners[0] if owners else None), (order, hex(gpa))

@@ -120,3 +120,12 @@ def test_nobody_asks_for_what_is_stolen_who_switches_it_off():
                   then(lambda box: seen.append(bytes(box.guest(0x2000, 64))), out(0xf4, 0))]
     run(box)
     assert seen == [0, b'\xee' * 64]
+
+
+@pytest.mark.parametrize('number', [0x10, 0x13, 0x4b564cff, 0x4b564d02, 0x4b564d04, 0x4b564d05, 0xffffffff])
+def test_what_is_not_offered_is_no_msr(number):
+    box, seen = Box(), []
+    look = lambda box: seen.append(box.answer('ACTION'))
+    box.script = [exits(exit.MSR_READ, SELECTOR=number), then(look, write(number, 0x2001)), then(look, out(0xf4, 0))]
+    run(box)
+    assert seen == [vcpu.INJECT] * 2

@@ -29,15 +29,17 @@ class Pages(MemoryDevice):
 NOTHING = Device(0, 0, True)            # at no port
 
 
-def told(text, gpa=DEVICE + 0x10, flags=WRITE | OPERAND, shown=None, kind=exit.MEMORY, rbx=GVA + 0x10, bits=7):
+def told(text, gpa=DEVICE + 0x10, flags=WRITE | OPERAND, shown=None, kind=exit.MEMORY, rbx=GVA + 0x10, bits=7, brought=0, **state):
     """Run an instruction with RBX = rbx. shown: what the guest's tables show at GVA meanwhile. Returns (rig, device, outcome)."""
     rig, device = Rig(), Pages()
-    rig.emulator.operand.bus = Bus([NOTHING], [device])
+    rig.emulator.operand.bus = rig.emulator.strings.target.bus = Bus([NOTHING], [device])
     rig.long_mode()
     rig.state.update(RBX=rbx, RAX=0x77, RSP=CODE + 0x800)
+    rig.state.update(state)
     if shown is not None:
         rig.map_page(GVA, shown, bits)
-    return rig, device, rig.run(bytearray.fromhex(text.decode() if isinstance(text, bytes) else text), kind=kind, SELECTOR=gpa, FLAGS=flags)
+    return rig, device, rig.run(bytearray.fromhex(text.decode() if isinstance(text, bytes) else text), kind=kind, SELECTOR=gpa, FLAGS=flags,
+                                BROUGHT=brought)
 
 
 @pytest.mark.parametrize('text, flags', [('8b 03', READ), ('8b 03', WRITE), ('8b 03', READ | WRITE), ('89 03', WRITE)])
@@ -70,6 +72,14 @@ def test_a_walk_finds_what_the_tables_say():
     assert outcome == emulate.DONE and rig.box.state('RAX') == 0x1010
     rig, device, outcome = told('89 03', flags=READ | OPERAND, shown=ELSEWHERE, bits=5)
     assert outcome == emulate.FAULT and device.written == []        # CR0.WP
+
+
+def test_the_segments_base_counts():
+    """An exit about the same offset without it is about another access."""
+    rig, _, outcome = told('65 8b 03', shown=DEVICE, GS_BASE=4)
+    assert outcome == emulate.DONE and rig.box.state('RAX') == 0x14
+    rig, _, outcome = told('65 8b 03', GS_BASE=0x7f0000000000, rbx=0x10)
+    assert outcome == emulate.DONE and rig.box.state('RAX') == 0x10
 
 
 def test_what_the_segment_forbids_is_forbidden():
@@ -106,3 +116,42 @@ def test_other_code_has_its_segments():
 def test_only_what_has_changed_is_given_back(text, dirty):
     rig, _, outcome = told(text)
     assert outcome == emulate.DONE and rig.emulator.dirty() == dirty
+
+
+BROUGHT = READ | OPERAND | exit.ACCESS_BROUGHT
+VALUE = 0x89abcdef
+
+
+@pytest.mark.parametrize('text, rax', [('8b 03', VALUE), ('48 8b 03', VALUE), ('8a 03', 0xef), ('66 8b 03', 0xcdef), ('0f be 03', 0xffffffef), ('03 03', VALUE + 0x77),
+                                       ('0f b7 03', 0xcdef), ('a1 10 00 00 00 00 7f 00 00', VALUE)])
+def test_what_the_exit_has_brought_is_loaded(text, rax):
+    rig, device, outcome = told(text, flags=BROUGHT, brought=VALUE)
+    assert outcome == emulate.DONE and rig.box.state('RAX') == rax
+
+
+def test_what_the_exit_has_brought_is_for_one_load():
+    rig, device, outcome = told('8b 03', flags=BROUGHT, brought=VALUE)
+    assert rig.emulator.operand.load() == 0x10
+
+
+@pytest.mark.parametrize('why, text, fields, name, value', [
+    ('another instruction: it goes somewhere else', '8b 03', {'gpa': DEVICE + 0x14}, 'RAX', 0x10),
+    ('another instruction, which writes too', '87 03', {}, 'RAX', 0x10), ('another instruction, which writes too', '0f c1 03', {}, 'RAX', 0x10),
+    ('a string', 'ad', {'RSI': GVA + 0x10}, 'RAX', 0x10), ('a string, twice', 'a7', {'RSI': GVA + 0x10, 'RDI': GVA + 0x10}, 'RFLAGS', 0x46),
+    ('a part of it', '0f 10 03', {}, 'YMM0_0', 0x10)])
+def test_what_the_exit_has_brought_is_nobody_elses(why, text, fields, name, value):
+    rig, device, outcome = told(text, flags=BROUGHT, brought=VALUE, shown=DEVICE, **fields)
+    assert outcome == emulate.DONE and rig.box.state(name) == value
+
+
+def test_what_the_exit_has_brought_is_nothing_for_two_pages():
+    rig, device, outcome = told('8b 03', flags=BROUGHT, brought=VALUE, shown=DEVICE, gpa=DEVICE + 0xffd, rbx=GVA + 0xffd)
+    assert outcome == emulate.FAULT and rig.box.state('CR2') == GVA + 0x1000
+
+
+@pytest.mark.parametrize('text, state', [('8b 03', {}), ('ad', {'RSI': GVA + 0x10}), ('0f a3 03', {'RAX': 4}), ('58', {'RSP': GVA + 0x10})])
+def test_what_an_exit_has_brought_is_gone_with_the_next(text, state):
+    rig, device, _ = told('0f ae 3b', flags=BROUGHT, brought=VALUE, shown=DEVICE, **state)         # CLFLUSH loads nothing
+    text = text.decode() if isinstance(text, bytes) else text
+    assert rig.run(bytearray.fromhex(text), kind=exit.MEMORY, SELECTOR=DEVICE + 0x10, FLAGS=READ | OPERAND) == emulate.DONE
+    assert rig.box.state('RFLAGS') == 3 if text == '0f a3 03' else rig.box.state('RAX') == 0x10

@@ -6,6 +6,7 @@ from hypothesis import Phase, given, settings, strategies as st
 
 from hypervisor.spec import cpu, status, vcpu as spec
 from hypervisor.vmm import decode as d, emulate
+from hypervisor.vmm.bus import Bus
 from tests.unit.vmm.native import DATA_BYTES
 from tests.unit.vmm.rig import CODE, Rig
 from tests.unit.vmm.test_emulate import FRAME, fresh_rig, native
@@ -223,7 +224,7 @@ class Register(object):
 def test_a_device_sees_at_most_eight_bytes_at_a_time(text, log):
     rig, device = Rig(), Register()
     rig.flat_32()
-    rig.emulator.operand.bus.memory_devices = [device]
+    rig.emulator.operand.bus = Bus([rig.port], [device])
     rig.state.update((name, 0x1111111111111111 * (n % 15 + 1)) for n, name in enumerate(NAMES))
     rig.state.update(RBX=NOWHERE + 0x10)
     assert rig.run(bytearray.fromhex(text.decode() if isinstance(text, bytes) else text)) == emulate.DONE
@@ -236,7 +237,7 @@ def test_an_operand_that_leaves_the_device_leaves_it():
     """What lies behind its end is nobody's."""
     rig, device = Rig(), Register()
     rig.flat_32()
-    rig.emulator.operand.bus.memory_devices = [device]
+    rig.emulator.operand.bus = Bus([rig.port], [device])
     device.size = device.size - 0xff0
     rig.state.update(RBX=NOWHERE + 8)
     assert rig.run(bytearray.fromhex(u'0f 10 03')) == emulate.DONE

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from hypervisor.hw import task
-from hypervisor.spec import cpu, vcpu
+from hypervisor.spec import cpu, exit, vcpu
 from hypervisor.spec.exit import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 from hypervisor.vmm.context import FAULT, OK
+from hypervisor.vmm.fetch import NO_CODE
+from hypervisor.vmm.ram import Ram
 from tests.unit.vmm.rig import CODE_32, CODE_64, PML4, Rig
 
 P, W, U, PS, NX = 1, 2, 4, 0x80, 1 << 63
@@ -185,6 +187,10 @@ def test_32_bit_paging():
     assert paging_32(0x6000 | P | W, 0x77000, ACCESS_WRITE) == (FAULT, WRITE)
     assert paging_32(0, 0, ACCESS_READ, user=True) == (FAULT, USER)
     assert paging_32(0x6000 | P | U, 0x77000 | P | W, ACCESS_READ, user=True) == (FAULT, PRESENT | USER)
+    assert paging_32(0x6000 | P | W, 0x77000 | P | W | U, ACCESS_READ, user=True) == (FAULT, PRESENT | USER)     # both entries count
+    assert paging_32(0x6000 | P | U, 0x77000 | P | W | U, ACCESS_WRITE, user=True) == (FAULT, PRESENT | WRITE | USER)
+    assert paging_32(0x6000 | P | U | W, 0x77000 | P | U, ACCESS_WRITE, user=True) == (FAULT, PRESENT | WRITE | USER)
+    assert paging_32(0x6000 | P | U | W, 0x77000 | P | U | W, ACCESS_WRITE, user=True) == (OK, 0x77abc)
     assert paging_32(0x800000 | P | PS, 0, ACCESS_READ) == (OK, 0x923abc)
     assert paging_32(0x800000 | 5 << 13 | P | PS, 0, ACCESS_READ) == (OK, 0x500923abc)            # PSE-36
     assert paging_32(0x800000 | 1 << 21 | P | PS, 0, ACCESS_READ) == (FAULT, PRESENT | RESERVED)
@@ -205,3 +211,44 @@ def test_pae_paging():
     assert r.emulator.walker.walk(r_uint(gva), ACCESS_READ) == FAULT and int(r.emulator.context.error) == PRESENT | RESERVED
     r.ram.store64(r_uint(0x5020 + 8 * 3), r_uint(0x6000 | P | W))
     assert r.emulator.walker.walk(r_uint(gva), ACCESS_READ) == FAULT and int(r.emulator.context.error) == PRESENT | RESERVED
+
+
+MEMORY_SIZES = [0xa0000, 0x100000, 0x101000, 0x400000, 0x400800]
+
+
+@pytest.mark.parametrize('size', MEMORY_SIZES)
+@pytest.mark.parametrize('firmware', [False, True])
+def test_a_page_is_memory_when_all_of_it_is(size, firmware):
+    ram = Ram()
+    ram.set_size(r_uint(size))
+    ram.use_firmware(firmware)
+    for page in [0, 0x9f000, 0xa0000, 0xbf000, 0xc0000, 0xff000, 0x100000, 0x101000, size & ~0xfff, (size & ~0xfff) - 0x1000, 0xfee00000, 1 << 40, (1 << 64) - 0x1000]:
+        for at in (0, 0x7f8, 0xfff):
+            assert ram.has_page(r_uint(page + at)) == ram.holds(r_uint(page), r_uint(0x1000)), (hex(page), at)
+
+
+@pytest.mark.parametrize('start, memory, outcome', [(0x3ff000, True, OK), (0x3ff000 + 0xff1, True, OK), (0x3ff000 + 0xff2, True, FAULT), (0x400000, False, NO_CODE),
+                                                    (0x9f000 + 0xff1, True, OK), (0xb0000, False, NO_CODE)])
+def test_an_instruction_is_fetched_from_where_it_lies(start, memory, outcome):
+    """Up to the page's last byte, below and above the hole; the next page is not there."""
+    r = Rig()
+    r.long_mode()
+    r.map_page(0x800000, start & ~0xfff)
+    r.state.update(RIP=0x800000 | start & 0xfff)
+    here = min(15, 0x1000 - (start & 0xfff))
+    if memory:
+        r.put(start, bytearray(range(0x51, 0x51 + here)))
+    r.box.exit(exit.IO)
+    assert r.emulator.context.load() and r.emulator.fetcher.fetch() == outcome
+    assert r.emulator.code.count == (here if memory else 0)
+    assert [r.emulator.code.byte(n) for n in range(here)] == (list(range(0x51, 0x51 + here)) if memory else [0] * here)
+
+
+def test_what_was_fetched_before_is_not_fetched():
+    r = Rig()
+    r.long_mode()
+    r.put(0x9000, bytearray([0x90] * 16))
+    r.box.exit(exit.IO)
+    assert r.emulator.context.load() and r.emulator.fetcher.fetch() == OK
+    r.put(0x9000, bytearray(range(16)))
+    assert r.emulator.fetcher.fetch() == OK and [r.emulator.code.byte(n) for n in range(15)] == list(range(15))

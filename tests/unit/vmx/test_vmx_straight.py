@@ -14,10 +14,11 @@ from hypervisor.kernel.straight import back
 from hypervisor.kernel.switch import switcher
 from hypervisor.kernel.task import IN_VCPU_RUN
 from hypervisor.kernel.vcpu import exit_reasons
-from hypervisor.spec import call, vmx
+from hypervisor.spec import call, lapic, vmx
+from hypervisor.spec import exit as kinds
 from hypervisor.spec.context import AREA, PRIVATE_CPUID, VMM
 from hypervisor.spec.layout import PAGE
-from hypervisor.spec.vcpu import ANSWER, CPUID_ASK, CPUID_TABLE
+from hypervisor.spec.vcpu import ANSWER, BROUGHT_SHIFT, CPUID_ASK, CPUID_TABLE, EXIT
 from tests.unit.vmx.machine import Core
 
 IO, EPT, RDMSR, WRMSR, CPUID = vmx.REASON_IO, vmx.REASON_EPT_VIOLATION, vmx.REASON_RDMSR, vmx.REASON_WRMSR, vmx.REASON_CPUID
@@ -29,7 +30,7 @@ TF, RF, BREAKPOINT = 1 << 8, 1 << 16, 0x401
 values = st.one_of(st.sampled_from([0, 1, 0xff, 0xffffffff, (1 << 64) - 1]), st.integers(0, (1 << 64) - 1))
 
 
-def outcome(reason, qualification, rax, result, straight, rflags=2, blocking=1, dr7=0x400, vectoring=0, action=0):
+def outcome(reason, qualification, rax, result, straight, rflags=2, blocking=1, dr7=0x400, vectoring=0, action=0, gpa=0xfe000010, seen_by=None):
     """Returns what can be seen when the guest goes on, or when the loop has the exit or the answer to see to; and which it was."""
     core = Core().enable()
     compartment = Compartment(1)
@@ -61,10 +62,12 @@ def outcome(reason, qualification, rax, result, straight, rflags=2, blocking=1, 
         for name, value in (('RAX', 4 if reason == CPUID else rax), ('RBX', 7), ('RCX', 0x8b), ('RDX', 0x55)):
             memory.store64(r_uint(area + AREA[name]), r_uint(value))
         fields.update({vmx.EXIT_REASON: reason, vmx.EXIT_QUALIFICATION: qualification, vmx.EXIT_INSTRUCTION_LENGTH: LENGTH,
-                       vmx.GUEST_PHYSICAL_ADDRESS: 0xfe000010, vmx.IDT_VECTORING_INFO: vectoring})
+                       vmx.GUEST_PHYSICAL_ADDRESS: gpa, vmx.IDT_VECTORING_INFO: vectoring})
         return hw.SUCCEED
 
     def vmm(area, root):
+        if seen_by is not None:
+            seen_by.append([memory.load64(vcpu.page + EXIT[name]) for name in ('FLAGS', 'VALUE')])
         for name, value in (('RAX', call.VCPU_RUN), ('RDI', SLOT), ('RSI', 0)):
             memory.store64(task.area + AREA[name], r_uint(value))
         for name, value in (('ACTION', action), ('RESULT', result), ('RESULT2', ~result & (1 << 64) - 1), ('DIRTY', 0)):
@@ -121,6 +124,16 @@ def test_traps_are_seen_to(more, straight):
 
 def test_memory_comes_with_its_state():
     assert both(EPT, 0x181, 0, 0, action=1)
+
+
+@pytest.mark.parametrize('qualification, offset, value', [
+    (0x181, lapic.VERSION, lapic.VERSION_VALUE), (0x181, lapic.SPURIOUS, 0xff), (0x182, lapic.VERSION, None), (0x183, lapic.VERSION, None), (0x184, lapic.VERSION, None),
+    (0x81, lapic.VERSION, None), (0x181, lapic.VERSION + 4, None), (0x181, 0x400, None)])
+def test_a_read_of_a_register_of_the_apic_brings_its_value(qualification, offset, value):
+    seen = []
+    assert both(EPT, qualification, 0, 0, action=1, gpa=lapic.APIC_BASE_RESET + offset, seen_by=seen)
+    for flags, word in seen:
+        assert flags & kinds.ACCESS_BROUGHT == kinds.ACCESS_BROUGHT * (value is not None) and word >> BROUGHT_SHIFT == (value or 0)
 
 
 @settings(derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=HealthCheck.all())
