@@ -8,7 +8,7 @@ from hypervisor.hw import cpu, memory
 from hypervisor.hw import svm as hw
 from hypervisor.kernel import limit, svm_check, svm_exit
 from hypervisor.kernel.arena import arena
-from hypervisor.kernel.svm_exit import attributes, processor
+from hypervisor.kernel.svm_exit import INTERCEPT_VINTR, attributes, processor
 from hypervisor.kernel.svm_quick import Words
 from hypervisor.kernel.svm_state import OFFSETS, SIZES, WIDTHS, set_flow, write_state
 from hypervisor.kernel.vcpu import RAX, RCX, RDX
@@ -37,7 +37,6 @@ DR6_INITIAL, DR7_INITIAL = r_uint(bits.DR6_RESET), r_uint(bits.DR7_RESET)
 DR6_CONDITIONS, DR6_BS = r_uint(0xf), r_uint(1 << 14)
 STEP_NONE, STEP_IRET, STEP_OTHER = range(3)
 INTERCEPT_ALL = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name not in svm.NOT_ALWAYS))
-INTERCEPT_VINTR = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'VINTR'))
 INTERCEPT_IRET = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'IRET'))
 
 
@@ -61,7 +60,7 @@ class Svm(Vendor):
         if cpu.cpuid(r_uint(svm.CPUID_LEAF), R0, r_uint(1)) <= r_uint(limit.COMPARTMENTS):
             return refusal.NO_ASIDS
         processor.nrips = features & r_uint(svm.CPUID_NRIPS) != R0
-        processor.no_shadow = is_qemu()
+        processor.no_shadow = processor.delivers_twice = is_qemu()
         return refusal.NONE
 
     def enable(self):
@@ -125,7 +124,7 @@ class Svm(Vendor):
     def run(self, vcpu):
         vmcb = vcpu.control
         vcpu.once = vcpu.attention or vcpu.flush
-        memory.store64(vmcb + VMCB['EVENTINJ'], vcpu.event)
+        memory.store64(vmcb + VMCB['EVENTINJ'], svm_exit.place(vmcb, vcpu.event))
         vcpu.event = R0
         if vcpu.flush:
             memory.store8(vmcb + VMCB['TLB_CONTROL'], r_uint(svm.TLB_FLUSH_ALL))
@@ -344,7 +343,8 @@ class Svm(Vendor):
 
 @cold
 def is_qemu():
-    """Its own processor, not KVM's: VMRUN there (7.2, and the source of later ones) does not read the VMCB's interrupt shadow.
+    """Its own processor, not KVM's: VMRUN there (7.2, and the source of later ones) does not read the VMCB's interrupt shadow, and leaves the
+    vector that it injects where it is taken for an exception's when something else asks for the emulator's attention.
     Source: QEMU's target/i386, CPUID leaf 0x40000000."""
     leaf = r_uint(svm.QEMU_LEAF)
     for register, name in QEMU_NAME:

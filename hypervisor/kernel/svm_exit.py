@@ -17,6 +17,9 @@ R0 = r_uint(0)
 LOW32 = r_uint(0xffffffff)
 VMCB = svm.VMCB
 CS_ATTRIBUTES, SS_ATTRIBUTES = [dict(svm.SEGMENTS)[name] + svm.SEGMENT_PARTS['ATTRIBUTES'][0] for name in ('CS', 'SS')]
+INTERRUPTION = r_uint(svm.EVENT_VALID | svm.EVENT_INTERRUPT << svm.EVENT_TYPE_SHIFT)       # a vector less
+EVENT_KIND = r_uint(svm.EVENT_VALID | 7 << svm.EVENT_TYPE_SHIFT)
+INTERCEPT_VINTR = r_uint(sum(1 << bit for bit, name, _ in svm.INTERCEPTS if name == 'VINTR'))
 SOFTWARE_EXCEPTIONS = r_uint(1 << bits.VECTOR_BP | 1 << bits.VECTOR_OF)
 PRIVILEGED = ['INVLPGA', 'VMRUN', 'VMLOAD', 'VMSAVE', 'STGI', 'CLGI', 'SKINIT', 'RDTSCP', 'MONITOR', 'MWAIT', 'MWAIT_CONDITIONAL', 'RSM', 'RDPRU',
               'RDPMC']
@@ -38,11 +41,13 @@ KIND[svm.EXIT_EXCEPTION + bits.VECTOR_MC] = kinds.NMI       # the host's own han
 
 
 class Processor(object):
-    """nrips: it tells the next RIP at an instruction's intercept. no_shadow: its VMRUN begins no interrupt shadow, whatever the VMCB says."""
+    """nrips: it tells the next RIP at an instruction's intercept. no_shadow: its VMRUN begins no interrupt shadow, whatever the VMCB says.
+    delivers_twice: it may deliver once more what VMRUN injects."""
 
     def __init__(self):
         self.nrips = False
         self.no_shadow = False
+        self.delivers_twice = False
 
 
 processor = Processor()
@@ -148,6 +153,8 @@ def decode_msr(vcpu, vmcb):
 def keep_event(vcpu, vmcb):
     """If the exit interrupted the delivery of an event, repeat that at the next entry. What an INT instruction
     began is begun again by the instruction itself. Source: APM Vol. 2, "EXITINTINFO"."""
+    if processor.delivers_twice and take_back(vcpu, vmcb):
+        return
     event = memory.load64(vmcb + VMCB['EXITINTINFO'])
     if event & r_uint(svm.EVENT_VALID) == R0:
         return
@@ -157,6 +164,28 @@ def keep_event(vcpu, vmcb):
     if kind == r_uint(svm.EVENT_EXCEPTION) and (SOFTWARE_EXCEPTIONS >> intmask(event & 31)) & 1 != R0:
         return
     vcpu.event = event
+
+
+def place(vmcb, event):
+    """Returns what EVENTINJ has to be for the next entry to deliver an event, or none (0).
+    Where an injected interrupt may come twice, it is a virtual interrupt instead, which the guest, who takes interrupts now, takes as its
+    first deed; not while a window is open, which is made of the same."""
+    if processor.delivers_twice and event & EVENT_KIND == INTERRUPTION and memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR == R0:
+        memory.store64(vmcb + VMCB['V_INTR'], memory.load64(vmcb + VMCB['V_INTR']) & r_uint(svm.V_TPR | svm.V_INTR_MASKING) |
+                       r_uint(svm.V_IRQ | svm.V_IGNORE_TPR) | (event & 0xff) << svm.V_VECTOR_SHIFT)
+        return R0
+    return event
+
+
+def take_back(vcpu, vmcb):
+    """Has the guest not taken the virtual interrupt of place(), because of the machine's or in the middle of its delivery?
+    Then the next entry has to deliver it."""
+    word = memory.load64(vmcb + VMCB['V_INTR'])
+    if word & r_uint(svm.V_IRQ) == R0 or memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR != R0:
+        return False
+    memory.store64(vmcb + VMCB['V_INTR'], word & r_uint(svm.V_TPR | svm.V_INTR_MASKING))
+    vcpu.event = INTERRUPTION | (word >> svm.V_VECTOR_SHIFT) & 0xff
+    return True
 
 
 def attributes(value):

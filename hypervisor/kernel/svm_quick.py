@@ -75,11 +75,11 @@ class Words(object):
 
     @staticmethod
     def interruption(vector):
-        return r_uint(svm.EVENT_VALID | svm.EVENT_INTERRUPT << svm.EVENT_TYPE_SHIFT) | r_uint(vector)
+        return svm_exit.INTERRUPTION | r_uint(vector)
 
     @staticmethod
     def inject(vcpu, event):
-        memory.store64(vcpu.control + VMCB['EVENTINJ'], event)
+        memory.store64(vcpu.control + VMCB['EVENTINJ'], svm_exit.place(vcpu.control, event))
 
     @staticmethod
     def settle(vcpu):

@@ -198,7 +198,7 @@ static u64 counts(u32 divider)
 {
     u64 least = ~0ull;
     wrmsr(DIVIDE, divider);
-    for (int n = 0; n < 40; n++) {
+    for (int n = 0; n < 200; n++) {
         wrmsr(INITIAL, 0xffffffff);
         u64 before = rdmsr(CURRENT), start = rdtsc();
         spin(10000);

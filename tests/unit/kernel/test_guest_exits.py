@@ -4,6 +4,7 @@ from hypothesis import example, given, strategies as st
 from rpython.rlib.rarithmetic import r_uint
 
 from hypervisor.kernel.compartment import compartments
+from hypervisor.kernel.switch import switcher
 from hypervisor.spec import call, ending, refusal, svm, vcpu
 from hypervisor.spec import exit as kinds
 from tests.unit.kernel import audit
@@ -378,6 +379,7 @@ def test_vmcb_control_area_is_the_kernels(fresh):
 INTR, VINTR, DB = 0x60, 0x64, 0x41
 IF, TF, V_IRQ = 1 << 9, 1 << 8, 1 << 8
 TICK = 0x41
+PLACED = 1 << 24 | 1 << 20 | V_IRQ | TICK << 32       # V_INTR: masking, TPR ignored, and a virtual interrupt with its vector
 
 
 def entries(box, *plays):
@@ -416,10 +418,83 @@ def test_an_interrupt_in_a_shadow_waits_for_the_next_instruction(make_machine, e
         assert not event >> 31 and shadow & 1
         assert (bool(rflags & TF), debug, bool(control & V_IRQ)) == ((True, 1, False) if emulated else (False, 0, True))
     event, rflags, shadow, control, debug = seen[4]
-    assert event == 1 << 31 | TICK and not rflags & TF and not debug and not control & V_IRQ
+    assert not rflags & TF and not debug
+    if emulated:
+        assert not event >> 31 and control == PLACED
+    else:
+        assert event == 1 << 31 | TICK and not control & V_IRQ
 
 
 def test_a_shadow_is_remembered_for_its_instruction_only(make_machine):
     box = machine_of(make_machine, True)
     seen = entries(box, (0x1000, 1, INTR), (0x1001, 0, INTR), (0x1001, 0, INTR))
     assert [shadow for _, _, shadow, _, _ in seen] == [0, 1, 0]
+
+
+MISNAMED = 1 << 31 | 3 << 8 | TICK      # what QEMU says of a virtual interrupt's interrupted delivery: an exception
+
+
+def placed(make_machine, emulated, *plays):
+    """(EVENTINJ, V_INTR) of each entry of a guest that takes interrupts and for which one is requested.
+    plays: (exit code, EXITINTINFO, has the virtual interrupt been taken)."""
+    box = machine_of(make_machine, emulated)
+    vcpu = compartments[VM].vcpus[0]
+    vcpu.apic.write(0xf0, r_uint(0x1ff), r_uint(0))
+    seen = []
+    for n, (code, interrupted, taken) in enumerate(plays):
+        def play(machine, registers, block):
+            seen.append((block.get('EVENTINJ') & 0xffffffff, block.get('V_INTR')))
+            block.set('RFLAGS', block.get('RFLAGS') | IF)
+            if taken:
+                block.set('V_INTR', block.get('V_INTR') & ~V_IRQ)
+            block.exit(code, interrupted=interrupted)
+        run_guest_once(box, VM, play)
+        if n == 0:
+            vcpu.apic.request(TICK, False)
+            vcpu.attention = True
+    return seen[1:]
+
+
+def test_an_interrupt_is_injected_where_that_is_once(make_machine):
+    assert placed(make_machine, False, (INTR, 0, False), (INTR, 0, False), (INTR, 0, False)) == [(1 << 31 | TICK, 1 << 24), (0, 1 << 24)]
+
+
+def test_a_virtual_interrupt_that_was_taken_comes_once(make_machine):
+    assert [word & ~(0xff << 32 | 1 << 20) for _, word in placed(make_machine, True, (INTR, 0, False), (INTR, 0, True), (INTR, 0, True))] == [
+        1 << 24 | V_IRQ, 1 << 24]
+
+
+@pytest.mark.parametrize('interrupted', [0, MISNAMED])
+def test_a_virtual_interrupt_that_was_not_taken_is_not_lost(make_machine, interrupted):
+    """Because one of the machine's came first, or in the middle of its delivery."""
+    assert placed(make_machine, True, (INTR, 0, False), (INTR, interrupted, False), (INTR, 0, True)) == [(0, PLACED), (0, PLACED)]
+
+
+def test_beside_a_window_an_interrupt_is_injected(make_machine):
+    """Both are virtual interrupts; the window's would be taken for the other."""
+    box = machine_of(make_machine, True)
+    vcpu, seen = compartments[VM].vcpus[0], []
+
+    def play(machine, registers, block):
+        seen.append((block.get('EVENTINJ') & 0xffffffff, block.get('V_INTR')))
+        block.exit(INTR)
+    run_guest_once(box, VM, play)
+    switcher.vendor.open_window(vcpu)
+    vcpu.event = r_uint(1 << 31 | TICK)
+    run_guest_once(box, VM, play)
+    assert seen[1] == (1 << 31 | TICK, 1 << 24 | 1 << 20 | V_IRQ)
+    run_guest_once(box, VM, play)
+    assert not seen[2][0] >> 31
+
+
+def test_an_exception_is_injected_everywhere(make_machine):
+    box = machine_of(make_machine, True)
+    vcpu, seen = compartments[VM].vcpus[0], []
+
+    def play(machine, registers, block):
+        seen.append((block.get('EVENTINJ') & 0xffffffff, block.get('V_INTR')))
+        block.exit(INTR)
+    run_guest_once(box, VM, play)
+    vcpu.event = r_uint(1 << 31 | 3 << 8 | 6)
+    run_guest_once(box, VM, play)
+    assert seen[1] == (1 << 31 | 3 << 8 | 6, 1 << 24)
