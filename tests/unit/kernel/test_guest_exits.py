@@ -470,6 +470,15 @@ def test_a_virtual_interrupt_that_was_not_taken_is_not_lost(make_machine, interr
     assert placed(make_machine, True, (INTR, 0, False), (INTR, interrupted, False), (INTR, 0, True)) == [(0, PLACED), (0, PLACED)]
 
 
+def test_a_virtual_interrupt_is_there_during_the_run_only(make_machine):
+    """What the next entry delivers may be something else."""
+    box = machine_of(make_machine, True)
+    vcpu = compartments[VM].vcpus[0]
+    vcpu.event = r_uint(1 << 31 | TICK)
+    run_guest_once(box, VM, exits(INTR))
+    assert block_of(box, VM).get('V_INTR') == 1 << 24 and vcpu.event == r_uint(1 << 31 | TICK)
+
+
 def test_beside_a_window_an_interrupt_is_injected(make_machine):
     """Both are virtual interrupts; the window's would be taken for the other."""
     box = machine_of(make_machine, True)
