@@ -171,8 +171,9 @@ def place(vmcb, event):
     Where an injected interrupt may come twice, it is a virtual interrupt instead, which the guest, who takes interrupts now, takes as its
     first deed; not while a window is open, which is made of the same."""
     if processor.delivers_twice and event & EVENT_KIND == INTERRUPTION and memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR == R0:
-        memory.store64(vmcb + VMCB['V_INTR'], memory.load64(vmcb + VMCB['V_INTR']) & r_uint(svm.V_TPR | svm.V_INTR_MASKING) |
-                       r_uint(svm.V_IRQ | svm.V_IGNORE_TPR) | (event & 0xff) << svm.V_VECTOR_SHIFT)
+        at = vmcb + VMCB['V_INTR']
+        memory.store32(at, memory.load32(at) | r_uint(svm.V_IRQ | svm.V_IGNORE_TPR))
+        memory.store32(at + 4, event & 0xff)
         return R0
     return event
 
@@ -184,7 +185,7 @@ def take_back(vcpu, vmcb):
     if word & r_uint(svm.V_IRQ) == R0 or memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR != R0:
         return False
     memory.store64(vmcb + VMCB['V_INTR'], word & r_uint(svm.V_TPR | svm.V_INTR_MASKING))
-    vcpu.event = INTERRUPTION | (word >> svm.V_VECTOR_SHIFT) & 0xff
+    vcpu.event = INTERRUPTION | (word >> 32) & 0xff
     return True
 
 

@@ -24,9 +24,8 @@ VMCB = dict((name, offset) for name, offset, _ in CONTROL + SAVE)
 
 QEMU_LEAF, QEMU_NAME = 0x40000000, b'TCGTCGTCGTCG'          # of the processor that is QEMU's own
 
-V_IRQ, V_IGNORE_TPR, V_INTR_MASKING = 1 << 8, 1 << 20, 1 << 24
+V_IRQ, V_IGNORE_TPR, V_INTR_MASKING = 1 << 8, 1 << 20, 1 << 24         # of V_INTR, whose upper half is the vector
 V_TPR = 0xf                           # the guest's CR8
-V_VECTOR_SHIFT = 32
 INTERCEPT_WRITE_CR8 = 1 << 24         # of INTERCEPT_CR
 NOT_ALWAYS = ['VINTR', 'IRET', 'TASK_SWITCH']        # intercepts that are on only while they are wanted; task switches are the processor's
 
