@@ -232,6 +232,8 @@ class Svm(Vendor):
 
     def interrupt(self, vcpu, vector):
         vcpu.event = Words.interruption(vector)
+        if processor.delivers_twice:
+            self.shut_window(vcpu)              # what place() makes of it is of the same
 
     def nmi_possible(self, vcpu):
         return (not vcpu.nmi_blocked and vcpu.event == R0 and
@@ -245,7 +247,12 @@ class Svm(Vendor):
 
     def open_window(self, vcpu):
         """A virtual interrupt of any vector exits before it is taken. Source: APM Vol. 2, "Virtual Interrupts".
-        Where an entry begins no shadow, the instruction in it is stepped over."""
+        Where an entry begins no shadow, the instruction in it is stepped over; where another interrupt is a virtual one and is taken first, its
+        handler's next exit will do, which is at the end of it."""
+        if processor.delivers_twice and vcpu.event & svm_exit.EVENT_KIND == svm_exit.INTERRUPTION:
+            self.shut_window(vcpu)
+            vcpu.attention = True
+            return
         if processor.no_shadow and vcpu.event == R0 and self.in_shadow(vcpu):
             self.shut_window(vcpu)
             self.step(vcpu, STEP_OTHER)

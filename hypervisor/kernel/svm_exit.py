@@ -153,7 +153,7 @@ def decode_msr(vcpu, vmcb):
 def keep_event(vcpu, vmcb):
     """If the exit interrupted the delivery of an event, repeat that at the next entry. What an INT instruction
     began is begun again by the instruction itself. Source: APM Vol. 2, "EXITINTINFO"."""
-    if processor.delivers_twice and take_back(vcpu, vmcb):
+    if processor.delivers_twice and memory.load32(vmcb + VMCB['V_INTR']) & r_uint(svm.V_IRQ) != R0 and take_back(vcpu, vmcb):
         return
     event = memory.load64(vmcb + VMCB['EXITINTINFO'])
     if event & r_uint(svm.EVENT_VALID) == R0:
@@ -178,12 +178,13 @@ def place(vmcb, event):
     return event
 
 
+@cold
 def take_back(vcpu, vmcb):
-    """Has the guest not taken the virtual interrupt of place(), because of the machine's or in the middle of its delivery?
+    """A virtual interrupt is still there: a window, or place()'s, because of the machine's or in the middle of its delivery.
     Then the next entry has to deliver it."""
-    word = memory.load64(vmcb + VMCB['V_INTR'])
-    if word & r_uint(svm.V_IRQ) == R0 or memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR != R0:
+    if memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR != R0:
         return False
+    word = memory.load64(vmcb + VMCB['V_INTR'])
     memory.store64(vmcb + VMCB['V_INTR'], word & r_uint(svm.V_TPR | svm.V_INTR_MASKING))
     vcpu.event = INTERRUPTION | (word >> 32) & 0xff
     return True

@@ -121,11 +121,11 @@ def faulty(folder):
 
 def test_a_core_that_dies_takes_only_its_own_guests(machine):
     """And a VM of another core that has a vCPU there."""
-    spread = vm('spread', 'ticker', command_line='lines=500 loops=100000', vcpus=2, cpus=[2, 1])
+    spread = vm('spread', 'ticker', command_line='lines=5000 loops=100000', vcpus=2, cpus=[2, 1])
     result = run_box(on_cores(3, ticker('zero', 0, 12), ticker('one', 1, 500), ticker('two', 2, 12), spread), machine, edit=faulty)
     assert 'spread' in result.table, result
     assert result.table['spread'].how == 'its core 1 stopped', result
-    assert result.lines.get('spread', ['tick 1 of 500'])[0] == 'tick 1 of 500', 'on a slow machine it may not have come to say anything'
+    assert result.lines.get('spread', ['tick 1 of 5000'])[0] == 'tick 1 of 5000', 'on a slow machine it may not have come to say anything'
     assert any(line.startswith('core 1: bulkhead: kernel fault: #UD (invalid opcode)') for line in result.own), result
     assert any(re.match('core 1: RIP   ffffffff8[0-9a-f]{7} ', line) for line in result.own)
     assert result.lines['one'][0] == 'tick 1 of 500' and result.table['one'].how == 'its core 1 stopped'
