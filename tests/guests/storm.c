@@ -6,8 +6,6 @@
  *
  * rounds=200      shoot-downs of each processor;  dwell=3000  TSC ticks at most between two things, with interrupts off or on
  * x2apic=1        0: by the local APIC's page, as on a processor without x2APIC
- * forgive=0       1: an interrupt that comes again while its handler has interrupts off, and before EOI, is counted and else passed over: QEMU's VMRUN
- *                 does that (docs/proven.md, "Known limits")
  * patience=10000  milliseconds after which what does not come is lost
  * spoil=0         to see it fail: 1 an acknowledgement is missing; 2 no INVLPG (whoever has an exit may have lost the old translation all the same);
  *                 3 one shoot-down is sent to nobody; 4 a plain interrupt is sent twice; 5 one is not sent; 6 a sleeper is not woken
@@ -38,7 +36,7 @@ static volatile u64 frames[MOST][FRAMES][PAGE / 8] __attribute__((aligned(PAGE))
 struct processor {
     u32 number;                                         /* at GS: 0 */
     u64 chance;
-    volatile word slept, finished, again;
+    volatile word slept, finished;
     volatile word shot[MOST], plain[MOST], woken;       /* what has come, by sender */
     volatile word sent[MOST];                           /* plain interrupts, by receiver */
 };
@@ -53,8 +51,7 @@ static struct { volatile word next, serving; } ticket;
 static volatile word taken;
 static volatile word changes[2];                        /* of entries, under either lock */
 
-static word rounds, dwell_most, forgive, spoil, patience;
-static u32 repeated;
+static word rounds, dwell_most, spoil, patience;
 static u32 cpus;
 static int x2apic, amd, hypercalls;
 
@@ -176,27 +173,14 @@ static void shot(struct processor *me, u32 whose)
         send(whose, ASSERT | WAKE);
 }
 
-/* What came again, came before this. */
-static void end_of_interrupt(struct processor *me, u32 vector)
-{
-    apic_write(EOI, 0);
-    check(!me->again || me->again == vector, "while one was served another came", vector, me->again);
-    me->again = 0;
-}
-
 static void handle(struct irq_frame *frame)
 {
     struct processor *me = self();
     u32 vector = frame->vector, sender = vector % MOST;
-    if (forgive && !(frame->rflags & IF)) {
-        me->again = vector;
-        __atomic_fetch_add(&repeated, 1, __ATOMIC_SEQ_CST);
-        return;                                         /* to the handler of the first one */
-    }
     int early = (vector + me->shot[0]) & 1;
     check((frame->rflags & IF) != 0, "an interrupt came while they were off", vector, frame->rip);
     if (early)
-        end_of_interrupt(me, vector);
+        apic_write(EOI, 0);
     switch (vector - sender) {
     case SHOOT:
         shot(me, sender);
@@ -212,7 +196,7 @@ static void handle(struct irq_frame *frame)
         complain("a vector that nobody sends", vector, me->number);
     }
     if (!early)
-        end_of_interrupt(me, vector);
+        apic_write(EOI, 0);
 }
 
 /* Every page is what it was at this processor's last INVLPG, or at most one round further. If not, it says what another INVLPG makes of it. */
@@ -440,8 +424,6 @@ static void check_counts(void)
     }
     check(changes[0] + changes[1] == cpus * rounds, "two were in one lock", changes[0], changes[1]);
     check(rounds < 10 || (plain && woken && changes[0] && changes[1]), "none of some kind came", plain, woken);
-    if (repeated)
-        print("storm: %u came again while they were served\n", repeated);
     print("storm: %lu plain interrupts, %lu wake-ups, %lu changes under the ticket lock\n", plain, woken, changes[1]);
 }
 
@@ -450,7 +432,6 @@ int main(void)
     word khz = cpuid(0x40000000, 0).eax >= LEAF_TIMING ? cpuid(LEAF_TIMING, 0).eax : 0;
     rounds = option("rounds", 200);
     dwell_most = option("dwell", 3000);
-    forgive = option("forgive", 0);
     spoil = option("spoil", NOTHING);
     patience = option("patience", 10000) * (khz ? khz : 1000000);
     x2apic = option("x2apic", 1) && cpuid(1, 0).ecx >> 21 & 1;
