@@ -151,13 +151,17 @@ def decode_msr(vcpu, vmcb):
 
 
 def keep_event(vcpu, vmcb):
-    """If the exit interrupted the delivery of an event, repeat that at the next entry. What an INT instruction
-    began is begun again by the instruction itself. Source: APM Vol. 2, "EXITINTINFO"."""
+    """If the exit interrupted the delivery of an event, repeat that at the next entry."""
     if processor.delivers_twice and memory.load32(vmcb + VMCB['V_INTR']) & r_uint(svm.V_IRQ) != R0 and take_back(vcpu, vmcb):
         return
     event = memory.load64(vmcb + VMCB['EXITINTINFO'])
-    if event & r_uint(svm.EVENT_VALID) == R0:
-        return
+    if event & r_uint(svm.EVENT_VALID) != R0:
+        keep(vcpu, event)
+
+
+@cold
+def keep(vcpu, event):
+    """What an INT instruction began is begun again by the instruction itself. Source: APM Vol. 2, "EXITINTINFO"."""
     kind = (event >> svm.EVENT_TYPE_SHIFT) & 7
     if kind == r_uint(svm.EVENT_SOFTWARE):
         return
