@@ -68,11 +68,12 @@ static inline unsigned long bh_task_register(void)
 
 unsigned long bh_vmx_run(unsigned long area);           /* boot/kernel/vmx.S; area: hva */
 void bh_vmx_keep_gdt(void);
-extern char bh_vmx_exit[];
+extern char bh_vmx_exit[], bh_vmx_exit_lent[], bh_vmx_exit_once[];
 
-static inline unsigned long bh_vmx_exit_address(void)
+/* way: 0 asks, 1 the same with the local APIC lent, 2 leaves at once (hypervisor/hw/vmx.py). */
+static inline unsigned long bh_vmx_exit_address(unsigned long way)
 {
-    return (unsigned long)bh_vmx_exit;
+    return (unsigned long)(way == 0 ? bh_vmx_exit : way == 1 ? bh_vmx_exit_lent : bh_vmx_exit_once);
 }
 
 #endif

@@ -10,6 +10,34 @@
     lgdt host_gdt
     .endm
 
+/* What an exit begins with: RSP is the area. */
+    .macro to_kernel
+    movq %rax, AREA_RAX(%rsp)
+    keep_few %rsp
+    movq VMX_HOST_STACK(%rsp), %rsp
+    .endm
+
+/* again, again_rbx: where the guest goes on. */
+    .macro ask_first again, again_rbx
+    call k_vmx_first
+    cmpl $QUICK_AGAIN_RBX, %eax
+    ja   \again
+    je   \again_rbx
+    cmpl $QUICK_HAND, %eax
+    je   hand
+    cmpl $QUICK_MORE, %eax
+    je   more
+    jmp  leave_all
+    .endm
+
+/* The registers that a C function has used, and the guest. Comes back only where VMRESUME fails. */
+    .macro resume
+    movq (%rsp), %rcx
+    movq AREA_RAX(%rcx), %rax
+    load_few %rcx
+    vmresume
+    .endm
+
     .text
 /* unsigned long bh_vmx_run(area): called from hypervisor/kernel/vmx.py with interrupts off and the guest's VMCS current.
  * 1. keep the callee-saved registers and the area on the stack, and RSP behind the area;
@@ -18,8 +46,10 @@
  * 4. an exit comes to bh_vmx_exit, with the area in RSP, which is HOST_RSP. RAX and four registers go to the area, and k_vmx_first
  *    (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest goes on, with what else belongs to it still in the
  *    processor; QUICK_AGAIN_RBX: with the area's RBX. With QUICK_MORE four more go to the area, and k_vmx_more is asked. Otherwise the rest
- *    of the registers and CR2 go to the area, and that answer is returned, unless it is
- * 5. QUICK_HAND: then k_vmx_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and k_vmx_answered hears
+ *    of the registers and CR2 go to the area, and that answer is returned, unless it is QUICK_HAND. HOST_RIP is one of three: bh_vmx_exit,
+ *    bh_vmx_exit_lent while the local APIC may be lent, where each entry looks at nmi_noted, or bh_vmx_exit_once, where nothing is asked and
+ *    QUICK_LEAVE returned;
+ * 5. with QUICK_HAND k_vmx_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and k_vmx_answered hears
  *    with which vector it has come back. QUICK_AGAIN: the guest goes on; nothing has changed CR2 since its exit;
  * 6. when the instruction itself fails, return 1 (VMfailInvalid) or 2 (VMfailValid); the area is unchanged.
  * 7. from vmx_entry_start to vmx_entry_end an NMI that is a doorbell leads to vmx_given_up (boot/kernel/entry.S), as does one that was noted
@@ -64,10 +94,7 @@ again:
 vmx_entry_start:
     cmpb $0, nmi_noted
     jne  vmx_given_up
-    movq (%rsp), %rcx
-    movq AREA_RAX(%rcx), %rax
-    load_few %rcx
-    vmresume
+    resume
 vmx_entry_end:
 failed:
     movl $1, %eax
@@ -76,19 +103,22 @@ failed:
     jmp  leave
 
     .balign 16
-    .global bh_vmx_exit
+    .global bh_vmx_exit, bh_vmx_exit_lent, bh_vmx_exit_once
 bh_vmx_exit:
-    movq %rax, AREA_RAX(%rsp)
-    keep_few %rsp
-    movq VMX_HOST_STACK(%rsp), %rsp
-    call k_vmx_first
-    cmpl $QUICK_AGAIN_RBX, %eax
-    ja   again
-    je   again_rbx
-    cmpl $QUICK_HAND, %eax
-    je   hand
-    cmpl $QUICK_MORE, %eax
-    je   more
+    to_kernel
+    ask_first next, next_rbx
+next_rbx:
+    movq (%rsp), %rcx
+    movq AREA_RBX(%rcx), %rbx
+next:
+    resume
+    jmp  failed
+bh_vmx_exit_lent:
+    to_kernel
+    ask_first again, again_rbx
+bh_vmx_exit_once:
+    to_kernel
+    movl $QUICK_LEAVE, %eax
 leave_all:
     movq (%rsp), %rcx
     keep_more %rcx

@@ -15,6 +15,8 @@ _ECI = ExternalCompilationInfo(includes=['hw/vmx.h'])
 NO_VMCS = 0xffffffffffffffff
 
 SUCCEED, FAIL_INVALID, FAIL_VALID = 0, 1, 2
+# Where exits go: the quick path is asked; it is, and each entry looks whether an NMI was noted while the local APIC is lent; nobody is.
+EXIT_ASKS, EXIT_LENT, EXIT_LEAVES = range(3)
 
 
 class FakeVmx(object):
@@ -83,9 +85,14 @@ def _fake_run(area):
     while True:
         answer = fake.run(int(area), fake.fields())
         if answer == SUCCEED:
-            answer = go_straight(area, ask_quick(area, fake.quick) if fake.quick else QUICK_LEAVE, fake.straight)
+            asks = fake.quick and fake.fields()[spec.HOST_RIP] != _fake_exit_address(EXIT_LEAVES)
+            answer = go_straight(area, ask_quick(area, fake.quick) if asks else QUICK_LEAVE, fake.straight)
         if answer < QUICK_AGAIN_RBX:
             return r_uint(answer)
+
+
+def _fake_exit_address(way):
+    return r_uint(0xffffffff80102000 + 0x100 * int(way))
 
 
 def _external(name, arguments, result, double):
@@ -109,8 +116,8 @@ invvpid = _external('invvpid', 2, _V, lambda kind, vpid: fake.log.append(('invvp
 # run(area): enters the guest of the current VMCS; returns QUICK_LEAVE, QUICK_DONE or QUICK_TASK when it has exited, or FAIL_* if the instruction
 # itself failed.
 run = _external('vmx_run', 1, _U, _fake_run)
-# exit_address(): where an exit goes, for HOST_RIP.  keep_gdt(): once per core, before the first run.
-exit_address = _external('vmx_exit_address', 0, _U, lambda: r_uint(0xffffffff80102000))
+# exit_address(EXIT_*): for HOST_RIP.  keep_gdt(): once per core, before the first run.
+exit_address = _external('vmx_exit_address', 1, _U, _fake_exit_address)
 keep_gdt = _external('vmx_keep_gdt', 0, _V, lambda: None)
 # Bases of the tables as SGDT and SIDT tell them; the task register's selector.
 gdt_base = _external('gdt_base', 0, _U, lambda: r_uint(0xffffffff80101000))

@@ -7,6 +7,7 @@ with R8 to R11 in the area as well. What is not plain is left, untouched, to the
 hold the two against each other (tests/unit/kernel/test_quick_path.py).
 
 `quick_path(words)` makes the two functions once for each vendor. `words` says how a vendor tells them what it knows:
+    once(vcpu)                  something is to be done before the next entry: the exit is the loop's, unless the assembly has seen to that
     reason(vcpu)                the exit's code: CPUID, HYPERCALL, and MSR_READ or MSR_WRITE as is_msr_read and is_msr_write find them
     rax(vcpu), set_rax          where RAX is while the quick path runs
     CPUID_APART                 is `cpuid` a function of its own, because the five registers are too few?
@@ -62,7 +63,7 @@ def quick_path(words):
         done: QUICK_MORE when `more` is to be asked, QUICK_HAND or QUICK_LEAVE when the exit is the VMM's, and straight.py may know better than
         the loop."""
         vcpu = switcher.owner
-        if unlikely(vcpu.once):
+        if unlikely(words.once(vcpu)):
             return QUICK_LEAVE
         reason = words.reason(vcpu)
         if reason == words.CPUID:

@@ -25,6 +25,10 @@ class Words(object):
     CPUID_BYTES, MSR_BYTES, HYPERCALL_BYTES = LENGTHS['CPUID'], LENGTHS['MSR'], LENGTHS['VMMCALL']
 
     @staticmethod
+    def once(vcpu):
+        return vcpu.once
+
+    @staticmethod
     def reason(vcpu):
         return memory.load64(vcpu.control + VMCB['EXITCODE'])
 

@@ -38,10 +38,11 @@ class Vcpu(Context):
         self.traced = False         # the guest had it set itself
         self.step_dr6 = R0          # the guest's DR6 until then
         self.shadow_rip = ~R0       # SVM only: where it was last interrupted in a shadow; kept where entries do not begin one
-        self.once = False           # the next exit is not for the quick path: something is to be done before the entry after it
+        self.once = False           # SVM only: the next exit is not for the quick path: something is to be done before the entry after it
         self.ticked = False         # a timer has fired: its core's local APIC may be lent to it now
         self.owns = False           # it is
         self.spared = NONE          # VMX only: the vector in service whose end does not exit (vmx_eoi.py)
+        self.exit_way = 0           # VMX only: where its exits go (hypervisor/hw/vmx.py)
         self.passes_eoi = False     # VMX only: its VMCS has the bitmap for that
         self.stolen = R0            # ticks that others have had while it could have run, if its VMM keeps account of them
         self.flush = False          # nested translations must be dropped before the next entry

@@ -69,6 +69,7 @@ class Vmx(Vendor):
         vmx_setup.fill_vmcs(vcpu, eptp(vcpu))
         vcpu.spared = NONE
         vcpu.passes_eoi = False
+        vcpu.exit_way = hw.EXIT_ASKS
         vcpu.pat = r_uint(bits.PAT_RESET)
         hw.invvpid(setup.invvpid, vcpu.tag)
         vcpu.flush = True
@@ -89,7 +90,14 @@ class Vmx(Vendor):
             vmx_exit.queue_event(vcpu)
         elif vcpu.passes_eoi:
             vmx_eoi.review(vcpu)
-        vcpu.once = vcpu.attention
+        way = hw.EXIT_ASKS
+        if vcpu.attention:
+            way = hw.EXIT_LEAVES
+        elif vcpu.owns:
+            way = hw.EXIT_LENT
+        if way != vcpu.exit_way:
+            vcpu.exit_way = way
+            hw.vmwrite(r_uint(vmx.HOST_RIP), hw.exit_address(r_uint(way)))
         result = hw.run(vcpu.area)
         if vcpu.spared >= 0:
             vmx_eoi.settle(vcpu)

@@ -24,6 +24,10 @@ class Words(object):
     CPUID_BYTES = MSR_BYTES = HYPERCALL_BYTES = 0       # the processor tells
 
     @staticmethod
+    def once(vcpu):
+        return False                    # the assembly does not ask then
+
+    @staticmethod
     def reason(vcpu):
         return hw.vmread(r_uint(vmx.EXIT_REASON))
 

@@ -266,3 +266,19 @@ def test_moving_rip_ends_an_interrupt_shadow(core, vcpu):
     core.fields(vcpu)[vmx.GUEST_INTERRUPTIBILITY] = vmx.BLOCKING_MOV_SS
     core.vendor.set_flow(vcpu, r_uint(0x7c00), r_uint(0x202))
     assert [core.fields(vcpu)[field] for field in (vmx.GUEST_RIP, vmx.GUEST_RFLAGS, vmx.GUEST_INTERRUPTIBILITY)] == [0x7c00, 0x202, 0]
+
+
+def test_exits_go_where_they_have_to(core, vcpu):
+    """To the quick path; where the local APIC may be lent, each entry after it looks for a noted NMI; with something to be done first, to the loop."""
+    ways = []
+    for attention, owns in [(False, False), (True, False), (False, False), (False, True), (True, True), (False, True), (False, False)]:
+        vcpu.attention, vcpu.owns = attention, owns
+        core.exit(vcpu, vmx.REASON_EXTERNAL_INTERRUPT)
+        ways.append([int(hw.exit_address(r_uint(way))) for way in range(3)].index(core.fields(vcpu)[vmx.HOST_RIP]))
+    asks, lent, leaves = hw.EXIT_ASKS, hw.EXIT_LENT, hw.EXIT_LEAVES
+    assert ways == [asks, leaves, asks, lent, leaves, lent, asks]
+    vcpu.attention = True
+    core.exit(vcpu, vmx.REASON_EXTERNAL_INTERRUPT)
+    core.vendor.create(vcpu)                # after another VM's
+    core.exit(vcpu, vmx.REASON_EXTERNAL_INTERRUPT)
+    assert core.fields(vcpu)[vmx.HOST_RIP] == int(hw.exit_address(r_uint(leaves)))
