@@ -232,7 +232,7 @@ class Svm(Vendor):
 
     def interrupt(self, vcpu, vector):
         vcpu.event = Words.interruption(vector)
-        if processor.delivers_twice and memory.load32(vcpu.control + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR != R0:
+        if processor.delivers_twice and svm_exit.has_window(vcpu.control):
             self.shut_window(vcpu)              # what place() makes of it is of the same
 
     def nmi_possible(self, vcpu):

@@ -171,10 +171,10 @@ def keep(vcpu, event):
 
 
 def place(vmcb, event):
-    """Returns what EVENTINJ has to be for the next entry to deliver an event, or none (0).
+    """No window is open. Returns what EVENTINJ has to be for the next entry to deliver an event, or none (0).
     Where an injected interrupt may come twice, it is a virtual interrupt instead, which the guest, who takes interrupts now, takes as its
-    first deed; not while a window is open, which is made of the same."""
-    if processor.delivers_twice and event & EVENT_KIND == INTERRUPTION and memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR == R0:
+    first deed."""
+    if processor.delivers_twice and event & EVENT_KIND == INTERRUPTION:
         at = vmcb + VMCB['V_INTR']
         memory.store32(at, memory.load32(at) | r_uint(svm.V_IRQ | svm.V_IGNORE_TPR))
         memory.store32(at + 4, event & 0xff)
@@ -182,11 +182,15 @@ def place(vmcb, event):
     return event
 
 
+def has_window(vmcb):
+    return memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR != R0
+
+
 @cold
 def take_back(vcpu, vmcb):
     """A virtual interrupt is still there: a window, or place()'s, because of the machine's or in the middle of its delivery.
     Then the next entry has to deliver it."""
-    if memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR != R0:
+    if has_window(vmcb):
         return False
     word = memory.load64(vmcb + VMCB['V_INTR'])
     memory.store64(vmcb + VMCB['V_INTR'], word & r_uint(svm.V_TPR | svm.V_INTR_MASKING))

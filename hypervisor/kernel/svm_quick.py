@@ -83,7 +83,10 @@ class Words(object):
 
     @staticmethod
     def inject(vcpu, event):
-        memory.store64(vcpu.control + VMCB['EVENTINJ'], svm_exit.place(vcpu.control, event))
+        vmcb = vcpu.control
+        if not (processor.delivers_twice and svm_exit.has_window(vmcb)):         # behind a STI one may still be open
+            event = svm_exit.place(vmcb, event)
+        memory.store64(vmcb + VMCB['EVENTINJ'], event)
 
     @staticmethod
     def settle(vcpu):
