@@ -2,6 +2,8 @@
 #ifndef BULKHEAD_HW_VMX_H
 #define BULKHEAD_HW_VMX_H
 
+#include "spec.h"
+
 /* How an instruction ended: 0 succeeded, 1 VMfailInvalid, 2 VMfailValid. */
 #define BULKHEAD_VMX_WITH_ADDRESS(name)                                                   \
     static inline unsigned long bh_##name(unsigned long hpa)                              \
@@ -70,10 +72,10 @@ unsigned long bh_vmx_run(unsigned long area);           /* boot/kernel/vmx.S; ar
 void bh_vmx_keep_gdt(void);
 extern char bh_vmx_exit[], bh_vmx_exit_lent[], bh_vmx_exit_once[];
 
-/* way: 0 asks, 1 the same with the local APIC lent, 2 leaves at once (hypervisor/hw/vmx.py). */
+/* way: EXIT_* (hypervisor/spec/context.py). */
 static inline unsigned long bh_vmx_exit_address(unsigned long way)
 {
-    return (unsigned long)(way == 0 ? bh_vmx_exit : way == 1 ? bh_vmx_exit_lent : bh_vmx_exit_once);
+    return (unsigned long)(way == EXIT_ASKS ? bh_vmx_exit : way == EXIT_LENT ? bh_vmx_exit_lent : bh_vmx_exit_once);
 }
 
 #endif

@@ -9,14 +9,12 @@ from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
 from hypervisor.hw.svm import ask_quick, go_straight
 from hypervisor.spec import vmx as spec
-from hypervisor.spec.context import QUICK_AGAIN_RBX, QUICK_LEAVE
+from hypervisor.spec.context import EXIT_LEAVES, QUICK_AGAIN_RBX, QUICK_LEAVE
 
 _ECI = ExternalCompilationInfo(includes=['hw/vmx.h'])
 NO_VMCS = 0xffffffffffffffff
 
 SUCCEED, FAIL_INVALID, FAIL_VALID = 0, 1, 2
-# Where exits go: the quick path is asked; it is, and each entry looks whether an NMI was noted while the local APIC is lent; nobody is.
-EXIT_ASKS, EXIT_LENT, EXIT_LEAVES = range(3)
 
 
 class FakeVmx(object):
@@ -116,7 +114,7 @@ invvpid = _external('invvpid', 2, _V, lambda kind, vpid: fake.log.append(('invvp
 # run(area): enters the guest of the current VMCS; returns QUICK_LEAVE, QUICK_DONE or QUICK_TASK when it has exited, or FAIL_* if the instruction
 # itself failed.
 run = _external('vmx_run', 1, _U, _fake_run)
-# exit_address(EXIT_*): for HOST_RIP.  keep_gdt(): once per core, before the first run.
+# exit_address(EXIT_*, hypervisor/spec/context.py): for HOST_RIP.  keep_gdt(): once per core, before the first run.
 exit_address = _external('vmx_exit_address', 1, _U, _fake_exit_address)
 keep_gdt = _external('vmx_keep_gdt', 0, _V, lambda: None)
 # Bases of the tables as SGDT and SIDT tell them; the task register's selector.

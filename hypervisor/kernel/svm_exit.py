@@ -183,6 +183,7 @@ def place(vmcb, event):
 
 
 def has_window(vmcb):
+    """Does a virtual interrupt exit before it is taken? Then the one that is there is a window, and no interrupt of the guest's."""
     return memory.load32(vmcb + VMCB['INTERCEPT_1']) & INTERCEPT_VINTR != R0
 
 
@@ -194,6 +195,7 @@ def take_back(vcpu, vmcb):
         return False
     word = memory.load64(vmcb + VMCB['V_INTR'])
     memory.store64(vmcb + VMCB['V_INTR'], word & r_uint(svm.V_TPR | svm.V_INTR_MASKING))
+    memory.store64(vmcb + VMCB['EXITINTINFO'], R0)         # where that calls the delivery an exception's, and is asked once more by the loop
     vcpu.event = INTERRUPTION | (word >> 32) & 0xff
     return True
 

@@ -42,7 +42,7 @@ class Vcpu(Context):
         self.ticked = False         # a timer has fired: its core's local APIC may be lent to it now
         self.owns = False           # it is
         self.spared = NONE          # VMX only: the vector in service whose end does not exit (vmx_eoi.py)
-        self.exit_way = 0           # VMX only: where its exits go (hypervisor/hw/vmx.py)
+        self.exit_way = 0           # VMX only: where its exits go (hypervisor/spec/context.py)
         self.passes_eoi = False     # VMX only: its VMCS has the bitmap for that
         self.stolen = R0            # ticks that others have had while it could have run, if its VMM keeps account of them
         self.flush = False          # nested translations must be dropped before the next entry

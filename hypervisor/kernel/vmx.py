@@ -18,7 +18,7 @@ from hypervisor.spec import cpu as bits
 from hypervisor.spec import owning, refusal, status, vmx
 from hypervisor.spec import state as fields
 from hypervisor.spec.call import READ
-from hypervisor.spec.context import QUICK_DONE, QUICK_LEAVE, QUICK_TASK
+from hypervisor.spec.context import EXIT_ASKS, EXIT_LEAVES, EXIT_LENT, QUICK_DONE, QUICK_LEAVE, QUICK_TASK
 from hypervisor.spec.vcpu import UNUSABLE
 
 R0 = r_uint(0)
@@ -69,7 +69,7 @@ class Vmx(Vendor):
         vmx_setup.fill_vmcs(vcpu, eptp(vcpu))
         vcpu.spared = NONE
         vcpu.passes_eoi = False
-        vcpu.exit_way = hw.EXIT_ASKS
+        vcpu.exit_way = EXIT_ASKS
         vcpu.pat = r_uint(bits.PAT_RESET)
         hw.invvpid(setup.invvpid, vcpu.tag)
         vcpu.flush = True
@@ -90,11 +90,11 @@ class Vmx(Vendor):
             vmx_exit.queue_event(vcpu)
         elif vcpu.passes_eoi:
             vmx_eoi.review(vcpu)
-        way = hw.EXIT_ASKS
+        way = EXIT_ASKS
         if vcpu.attention:
-            way = hw.EXIT_LEAVES
+            way = EXIT_LEAVES
         elif vcpu.owns:
-            way = hw.EXIT_LENT
+            way = EXIT_LENT
         if way != vcpu.exit_way:
             vcpu.exit_way = way
             hw.vmwrite(r_uint(vmx.HOST_RIP), hw.exit_address(r_uint(way)))

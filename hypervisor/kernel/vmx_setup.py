@@ -299,7 +299,7 @@ def fill_host(vcpu):
     hw.vmwrite(r_uint(vmx.HOST_GDTR_BASE), hw.gdt_base())
     hw.vmwrite(r_uint(vmx.HOST_IDTR_BASE), hw.idt_base())
     hw.vmwrite(r_uint(vmx.HOST_RSP), vcpu.area)
-    hw.vmwrite(r_uint(vmx.HOST_RIP), hw.exit_address(r_uint(hw.EXIT_ASKS)))
+    hw.vmwrite(r_uint(vmx.HOST_RIP), hw.exit_address(r_uint(context.EXIT_ASKS)))
     for field in ZERO_HOST:
         hw.vmwrite(r_uint(field), R0)
 

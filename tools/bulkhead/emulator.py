@@ -166,12 +166,13 @@ class Qemu(Emulator):
 
     @staticmethod
     def options(folder, accel, icount):
-        # One thread for all processors: each XRSTOR of any of them writes to the first one's hflags2, which holds whether that one is in a guest
-        # (cpu_clear_ignne(), QEMU 7.2 and later); on threads of their own what a VMRUN or #VMEXIT writes there at the same moment is lost.
         # The folder is QEMU's working folder and the names in it are plain: -initrd takes no blanks and splits at commas.
         modules = ','.join('%s %s' % (module.name, module.name) for module in folder.modules)
+        # One thread for all processors: each XRSTOR of any of them writes to the first one's hflags2, which holds whether that one is in a guest
+        # (cpu_clear_ignne(), QEMU 7.2 and later); on threads of their own what a VMRUN or #VMEXIT writes there at the same moment is lost.
+        threads = 'tcg,thread=single' if accel == 'tcg' else accel
         options = ['-nodefaults', '-no-user-config', '-display', 'none', '-vga', 'none', '-no-reboot', '-machine', 'pc',
-                   '-accel', 'tcg,thread=single' if accel == 'tcg' else accel, '-cpu', 'host' if accel == 'kvm' else 'max',
+                   '-accel', threads, '-cpu', 'host' if accel == 'kvm' else 'max',
                    '-m', '%dM' % (folder.machine.memory >> 20), '-smp', str(folder.machine.cpus),
                    '-device', 'isa-debug-exit,iobase=0x%x,iosize=2' % EXIT_PORT,
                    '-kernel', 'kernel.elf', '-initrd', modules]

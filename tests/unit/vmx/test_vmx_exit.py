@@ -9,6 +9,7 @@ from hypervisor.kernel.vcpu import RAX, RCX, RDX
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import entry, vmx
+from hypervisor.spec.context import EXIT_ASKS, EXIT_LEAVES, EXIT_LENT
 from hypervisor.spec.vcpu import UNUSABLE
 from tests.unit.vmx.machine import Core
 
@@ -275,7 +276,7 @@ def test_exits_go_where_they_have_to(core, vcpu):
         vcpu.attention, vcpu.owns = attention, owns
         core.exit(vcpu, vmx.REASON_EXTERNAL_INTERRUPT)
         ways.append([int(hw.exit_address(r_uint(way))) for way in range(3)].index(core.fields(vcpu)[vmx.HOST_RIP]))
-    asks, lent, leaves = hw.EXIT_ASKS, hw.EXIT_LENT, hw.EXIT_LEAVES
+    asks, lent, leaves = EXIT_ASKS, EXIT_LENT, EXIT_LEAVES
     assert ways == [asks, leaves, asks, lent, leaves, lent, asks]
     vcpu.attention = True
     core.exit(vcpu, vmx.REASON_EXTERNAL_INTERRUPT)
