@@ -2,10 +2,11 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build run check test test-logic test-unit test-native test-tools test-system test-all test-matrix iso bench bench-linux bench-peers profile clean distclean
+.PHONY: help setup build run check test test-logic test-unit test-native test-tools test-system test-all test-matrix fuzz iso bench bench-linux bench-peers profile clean distclean
 
 BOX ?= machines/two-linux.toml
 KIND ?= cpuid
+MINUTES ?= 10
 ON ?= qemu-svm
 
 bulkhead := .env/bin/bulkhead
@@ -75,6 +76,9 @@ test-all:       ## run all tests, and the long matrix of real guests
 
 test-matrix: build  ## boot the real guests of docs/guests.md on QEMU and Bochs: an hour or two; fetches Debian's packages
 	@$(pytest3) -n 2 $(call some-tests,tests/matrix)
+
+fuzz: build     ## run the property tests with examples that no run has seen, for MINUTES=10
+	@$(python3) tools/fuzz.py $(MINUTES) $(python2) $(python3)
 
 bench: build    ## count what each operation costs a guest, on three emulated processors, against tests/bench/budget.toml
 	@$(python3) tools/bench/bench.py $(if $(COMPARE),--compare $(COMPARE))

@@ -14,6 +14,7 @@ R0 = r_uint(0)
 MAGIC1 = r_uint(0x2badb002)
 MAGIC2 = r_uint(0x36d76289)
 RANGES = 256            # UEFI machines name their memory in many pieces
+TOP = ~r_uint(0xfff)    # what lies in the last page of all addresses is not looked at: no sum wraps
 AVAILABLE = 1
 FLAG_MODULES, FLAG_MEMORY_MAP = r_uint(1 << 3), r_uint(1 << 6)
 TAG_END, TAG_MODULE, TAG_MEMORY_MAP, TAG_RSDP1, TAG_RSDP2 = 0, 3, 6, 14, 15
@@ -119,10 +120,13 @@ class Loader(object):
 
     def _memory(self, start, size, kind):
         end = start + size
-        if end < start:
-            end = ~r_uint(0xfff)
+        if end < start or end > TOP:
+            end = TOP
         if kind != r_uint(AVAILABLE):
-            self._other(start & ~r_uint(0xfff), (end + 0xfff) & ~r_uint(0xfff))
+            if size != R0:
+                self._other(start & ~r_uint(0xfff), (end + 0xfff) & ~r_uint(0xfff))
+            return
+        if start > TOP:
             return
         last = self.range_count - 1
         if last >= 0 and self.range_end[last] == start and end & r_uint(0xfff) == R0:
@@ -137,10 +141,15 @@ class Loader(object):
             self.range_count += 1
 
     def _other(self, start, end):
-        if self.other_count < RANGES:
+        last = self.other_count - 1
+        if last >= 0 and self.other_end[last] == start:
+            self.other_end[last] = end
+        elif self.other_count < RANGES:
             self.other_start[self.other_count] = start
             self.other_end[self.other_count] = end
             self.other_count += 1
+        else:                               # to forget it could make memory of it
+            self.refusal = refusal.TOO_MANY_RANGES
 
     def _tidy(self):
         """Maps of odd firmware overlap: what is named twice counts once, and what is also named otherwise is no memory."""

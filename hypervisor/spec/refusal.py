@@ -30,6 +30,7 @@ TABLE = [
     (35, 'TOO_MANY_MODULES', 'the boot loader gave more modules than the kernel has slots for'),
     (36, 'MODULE_UNALIGNED', 'a boot module does not begin on a page boundary'),
     (38, 'NO_TRAMPOLINE', 'the page at 0x8000, where other processors begin, is not free memory'),
+    (39, 'TOO_MANY_RANGES', 'the boot loader\'s memory map names more stretches that are no memory than the kernel can keep apart'),
     (37, 'NO_MEMORY', 'the kernel ran out of its own memory while starting'),
 ]
 SENTENCES = dict((number, sentence) for number, _, sentence in TABLE)

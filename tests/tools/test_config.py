@@ -341,7 +341,7 @@ def written(value):
     return '"%s"' % value if isinstance(value, str) else str(value).lower() if not isinstance(value, float) else '%e' % value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(WORDS, VALUES, max_size=5))
 @example({'vm': {'boot': {'modules': [1, [], {}]}}})
 @example({'box': {'memory': '16M'}, 'vm': [{'name': 'a', 'memory': '2M', 'boot': {'kind': ['flat'], 'image': '@'}}]})
@@ -352,7 +352,7 @@ def test_no_table_leads_to_a_traceback(table):
         assert mistake.line >= 1 and mistake.what and '\n' not in mistake.what
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200).map(lambda tail: multiboot()[:32] + tail) | st.binary(max_size=300) |
        st.tuples(st.integers(0, 150), st.binary(min_size=1, max_size=8)).map(
            lambda edit: elf((0x100000, 4096), (0x200000, 64))[:edit[0]] + edit[1] + elf((0x100000, 4096), (0x200000, 64))[edit[0]:]))

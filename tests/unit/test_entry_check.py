@@ -418,7 +418,7 @@ WORDS = st.one_of(st.integers(0, (1 << 64) - 1), st.sampled_from([0, 1, 2, 3, 0x
 
 @given(st.sampled_from(GOOD), st.dictionaries(st.sampled_from(sorted(fields.FIELDS)), WORDS, max_size=6),
        st.dictionaries(st.sampled_from(sorted(vmx.NAME_OF)), WORDS, max_size=6), st.dictionaries(st.sampled_from(sorted(svm.VMCB.values())), WORDS, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_random_states_get_a_rule_or_none(make, changed_fields, changed_vmcs, changed_vmcb):
     set_processor()
     state = make()

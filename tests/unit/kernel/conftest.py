@@ -1,12 +1,11 @@
 """`box`: a whole kernel that has just booted on fakes. `machine`: the fakes with a kernel that has not started."""
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 
+from tests import properties
 from tests.unit.kernel import machine as machines
 
-settings.register_profile('kernel', derandomize=True, deadline=None, database=None, max_examples=60,
-                          suppress_health_check=HealthCheck.all())
-settings.load_profile('kernel')
+properties.install(max_examples=60, suppress_health_check=HealthCheck.all())
 
 BOOTED = {}
 

@@ -9,7 +9,7 @@ from hypervisor.kernel.arena import arena
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.frames import KERNEL, NOBODY
 from hypervisor.kernel.inventory import inventory
-from hypervisor.kernel.multiboot import loader
+from hypervisor.kernel.multiboot import RANGES, loader
 from hypervisor.kernel.timer import timer
 from hypervisor.spec import boot, call, refusal
 from hypervisor.spec.layout import ARENA_BASE, ARENA_BYTES, BOOT_PAGE
@@ -138,6 +138,7 @@ odd = st.lists(st.tuples(starts, sizes, st.sampled_from([1, 1, 1, 2, 3, 5])), ma
 @example(more=[(20 * MEGA, MEGA, 2)], at=0, lengths=[], low=40, magic=MAGIC1)
 @example(more=[(20 * MEGA, 30 * MEGA, 1)], at=0, lengths=[], low=40, magic=MAGIC2)
 @example(more=[(64 * MEGA, 4 * MEGA, 1), (50 * MEGA, 4 * MEGA, 1)], at=0, lengths=[3 * MEGA], low=30, magic=MAGIC2)
+@example(more=[(20 * MEGA + 0x800, 0, 2)], at=0, lengths=[], low=40, magic=MAGIC1)
 @settings(max_examples=20)
 def test_odd_maps_are_divided_well_or_refused(make_machine, more, at, lengths, low, magic):
     """Overlapping, unsorted, with holes, unaligned, above 4 GiB; modules of any length."""
@@ -177,6 +178,34 @@ def test_loader_reads_both_formats_alike(make_machine, ranges, modules, magic):
         assert merged(found) == merged(memory_of(ranges))
         for one, two in zip(found, found[1:]):
             assert one[1] <= two[0], 'ranges overlap'
+
+
+@pytest.mark.parametrize('ranges, right', [
+    ([(MEGA, MEGA, 1), ((1 << 64) - 0xfff, 0xffe, 1)], [(MEGA, 2 * MEGA)]),
+    ([(MEGA, MEGA, 1), ((1 << 64) - PAGE, PAGE, 1)], [(MEGA, 2 * MEGA)]),
+    ([(MEGA, MEGA, 1), ((1 << 64) - 3 * PAGE, (1 << 64) - 1, 1)], [(MEGA, 2 * MEGA), ((1 << 64) - 3 * PAGE, (1 << 64) - PAGE)]),
+    ([(MEGA, 8 * MEGA, 1), (2 * MEGA, (1 << 64) - 2 * MEGA - 1, 2)], [(MEGA, 2 * MEGA)]),
+    ([(MEGA, 8 * MEGA, 1), (2 * MEGA, (1 << 64) - 1, 2)], [(MEGA, 2 * MEGA)]),
+])
+def test_ranges_up_to_the_end_of_all_addresses_do_not_begin_anew(make_machine, ranges, right):
+    assert ranges_of(make_machine(), ranges) == (refusal.NONE, right)
+
+
+def test_more_reserved_stretches_than_can_be_kept_are_refused_and_neighbours_are_one(make_machine):
+    """Forgetting one could make memory of it."""
+    apart = [(MEGA, 8 * MEGA, 1)] + [(2 * MEGA + 2 * n * PAGE, PAGE, 2) for n in range(RANGES)]
+    assert ranges_of(make_machine(), apart)[0] == refusal.NONE
+    assert ranges_of(make_machine(), apart + [(7 * MEGA, PAGE, 2)])[0] == refusal.TOO_MANY_RANGES
+    side_by_side = [(MEGA, 8 * MEGA, 1)] + [(2 * MEGA + n * PAGE, PAGE, 2 + n % 2) for n in range(RANGES + 1)]
+    assert ranges_of(make_machine(), side_by_side) == (refusal.NONE, [(MEGA, 2 * MEGA), (2 * MEGA + (RANGES + 1) * PAGE, 9 * MEGA)])
+
+
+def ranges_of(machine, ranges):
+    from tests.unit.kernel.machine import multiboot2
+    machine.memory.put(INFORMATION, multiboot2(ranges, [(FIRST_MODULE, FIRST_MODULE + PAGE)]))
+    code = loader.read(r_uint(MAGIC2), r_uint(INFORMATION))
+    found = [(int(loader.range_start[n]), int(loader.range_end[n])) for n in range(loader.range_count)]
+    return code, sorted((start, end) for start, end in found if start < end)
 
 
 def memory_of(ranges):

@@ -14,7 +14,7 @@ steps = st.lists(st.one_of(st.tuples(st.just('own'), runs, st.sampled_from(OWNER
                            st.tuples(st.just('fill'), runs, st.sampled_from(OWNERS)), st.tuples(st.just('unuse'), runs, st.just(0))), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps)
 def test_runs_of_frames_are_owned_and_used_as_each_of_them(steps):
     memory.reset_fake()

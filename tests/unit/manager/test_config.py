@@ -2,7 +2,7 @@
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rpython.rlib.rarithmetic import r_uint
 
@@ -11,7 +11,8 @@ from hypervisor.manager import config
 from hypervisor.manager.config import Config
 from hypervisor.manager.frames import Modules
 from hypervisor.manager.vm import Vm
-from hypervisor.spec.config import MAX_VMS
+from hypervisor.spec.config import HEADER, MAX_VMS, MOST_PROMISED, MOST_VCPUS, MOST_VCPUS_TOGETHER, VM
+from hypervisor.spec.core import MOST as MOST_CORES
 from tests.unit.fake_kernel import StrictMemory, quick
 from tests.unit.manager import blob
 
@@ -245,15 +246,16 @@ def test_each_shorter_blob_is_refused():
         assert code(GOOD[:length]) != config.OK
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=400))
 def test_noise_is_refused(data):
     assert code(data) != config.OK
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(st.tuples(st.integers(20, len(GOOD) - 1), st.one_of(st.integers(0, 255), st.sampled_from([0, 1, 127, 128, 255]))),
                 min_size=1, max_size=8))
+@example([(216, 5)])        # as many vCPUs as no other example has
 def test_a_blob_with_a_good_crc_is_never_accepted_with_something_outside(changes):
     """A hostile blob: any bytes, CRC mended. Reading outside it would raise FakeFault or IndexError."""
     data = bytearray(GOOD)
@@ -267,14 +269,16 @@ def test_a_blob_with_a_good_crc_is_never_accepted_with_something_outside(changes
 
 
 def check_accepted(parser, size):
-    images = []
-    assert sum(vm.vcpus for vm in parser.vms[:parser.count]) <= 15 and sum(vm.entitlement for vm in parser.vms[:parser.count]) <= 95
-    for vm in parser.vms[:parser.count]:
-        assert 1 <= vm.entitlement <= 95 and (vm.cap == 0 or vm.entitlement <= vm.cap <= 100) and 1 <= vm.weight <= 10000
-        assert 1 <= vm.vcpus <= 4
+    images, vms = [], parser.vms[:parser.count]
+    assert sum(vm.vcpus for vm in vms) <= MOST_VCPUS_TOGETHER
+    for core in range(MOST_CORES):
+        assert sum(vm.entitlement for vm in vms if vm.is_on(core)) <= MOST_PROMISED
+    for vm in vms:
+        assert 1 <= vm.entitlement <= MOST_PROMISED and (vm.cap == 0 or vm.entitlement <= vm.cap <= 100) and 1 <= vm.weight <= 10000
+        assert 1 <= vm.vcpus <= MOST_VCPUS and all(vm.core_of(n) < MOST_CORES for n in range(vm.vcpus)) and vm.core == vm.core_of(0)
         assert 0 < vm.ram_frames <= FREE_FRAMES and vm.ram_frames % 512 == 0 and 0 <= vm.module_count <= 4
         assert 2 <= vm.vmm_module < 8
         images += [vm.image_module] + vm.modules[:vm.module_count]
         for offset in [vm.command_line] + vm.module_strings[:vm.module_count]:
-            assert offset == 0 or 24 + 144 * parser.count <= offset < size
+            assert offset == 0 or HEADER['END'] + VM['END'] * parser.count <= offset < size
     assert len(images) == len(set(images)) and all(2 <= image < 8 for image in images)

@@ -193,7 +193,7 @@ def parts(screen, step):
     return [(names[who], lambda: screen.say(who, what))]
 
 
-@settings(max_examples=500, deadline=None, phases=PHASES)
+@settings(max_examples=500, phases=PHASES)
 @given(st.lists(STEP, max_size=16), st.sampled_from([16, 79, 80, 81, 132, 10 ** 6]))
 def test_every_line_has_its_speaker_and_nobody_touches_a_line_of_others(steps, width):
     screen = Screen(width)
@@ -211,7 +211,7 @@ def test_every_line_has_its_speaker_and_nobody_touches_a_line_of_others(steps, w
     assert all(line.startswith(('[a] ', '[b] ', '[third-vm] ', 'bulkhead: ')) for line in screen.finish())
 
 
-@settings(max_examples=200, deadline=None, phases=PHASES)
+@settings(max_examples=200, phases=PHASES)
 @given(st.lists(st.tuples(st.integers(0, 2), st.text(alphabet=u' abc~\n', max_size=30).map(str), st.sampled_from([0, 0, 120])),
                 max_size=30))
 def test_nothing_of_plain_text_is_lost_or_doubled(steps):
@@ -226,7 +226,7 @@ def test_nothing_of_plain_text_is_lost_or_doubled(steps):
         assert ''.join(line[len(prefix):] for line in lines if line.startswith(prefix)) == text.replace('\n', '')
 
 
-@settings(max_examples=200, deadline=None, phases=PHASES)
+@settings(max_examples=200, phases=PHASES)
 @given(st.lists(st.tuples(st.integers(0, 2), st.text(alphabet=u'abc \n\r', max_size=30).map(str)), max_size=30))
 def test_lines_of_guests_that_are_not_slow_come_out_whole(steps):
     screen, said = Screen(), ['', '', '']
@@ -250,7 +250,7 @@ def overprinted(line):
     return result
 
 
-@settings(max_examples=50, deadline=None, phases=PHASES)
+@settings(max_examples=50, phases=PHASES)
 @given(st.lists(st.one_of(CONTROLS, NASTY, SNIPPETS), max_size=60).map(''.join), st.booleans())
 def test_a_load_never_keeps_the_port_busy_for_much_longer_than_its_own_bytes_would(data, is_open):
     screen = Screen()

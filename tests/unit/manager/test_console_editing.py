@@ -141,7 +141,7 @@ STEP = st.one_of(st.tuples(st.integers(0, 1), CHUNK), st.tuples(st.integers(0, 1
 AT_A_PROMPT = st.lists(st.tuples(st.just(0), EDITS), max_size=8).map(lambda edits: [(0, '$ '), ('wait', QUIET_MS)] + edits)
 
 
-@settings(max_examples=500, deadline=None, phases=PHASES)
+@settings(max_examples=500, phases=PHASES)
 @given(st.one_of(st.lists(STEP, max_size=12), AT_A_PROMPT))
 def test_a_line_looks_as_its_editing_leaves_it_whenever_its_bytes_come_and_whoever_interrupts(steps):
     screen, models = Screen(), [OneRow() for _ in NAMES]

@@ -59,7 +59,7 @@ def read(post):
     return post.kind, post.vm, bytes(bytearray(post.byte(n) for n in range(post.length)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(messages=MESSAGES, moves=st.lists(st.integers(0, MOST), max_size=6).filter(lambda moves: not moves or any(moves)))
 def test_what_goes_in_comes_out_whatever_the_link_takes_at_a_time(messages, moves):
     wire = Wire(moves)
@@ -76,7 +76,7 @@ def test_what_goes_in_comes_out_whatever_the_link_takes_at_a_time(messages, move
     assert out == messages and not receiver.broken and not sender.out_count
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(messages=MESSAGES, junk=st.lists(st.tuples(st.integers(0, 9000), st.binary(min_size=1, max_size=6)), max_size=3),
        cut=st.integers(0, 9000), moves=st.lists(st.integers(1, MOST), max_size=3))
 def test_a_damaged_stream_ends_broken_or_in_messages_that_could_be(messages, junk, cut, moves):

@@ -110,7 +110,7 @@ def test_rex_counts_only_right_before_the_opcode():
         assert outcome == d.OK and i.operand_size == size, code
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=20), st.sampled_from([16, 32, 64]))
 def test_any_bytes_are_decoded_or_refused(code, mode):
     outcome, i = decode(code, mode)
@@ -121,7 +121,7 @@ def test_any_bytes_are_decoded_or_refused(code, mode):
         assert -1 <= i.base <= 16 and -1 <= i.index <= 15 and 0 <= i.scale <= 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(min_size=15, max_size=15), st.sampled_from([16, 32, 64]))
 def test_a_shorter_fetch_never_changes_the_meaning(code, mode):
     """What is decoded from n bytes is decoded alike from more."""
@@ -134,7 +134,7 @@ def test_a_shorter_fetch_never_changes_the_meaning(code, mode):
             assert part == d.TOO_SHORT and count < whole.length
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([3, 15, 15, 15]), st.sampled_from([32, 64])), min_size=2, max_size=12),
        st.binary(min_size=15, max_size=15))
 def test_what_was_decoded_last_changes_nothing(picks, code):

@@ -125,14 +125,14 @@ def check(case, defined):
     assert rig.get(FRAME, DATA_BYTES) == data, text
 
 
-@settings(max_examples=400, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=400, phases=NO_SHRINKING)
 @given(st.data())
 def test_an_instruction_does_what_the_processor_does(data):
     case = Case(data.draw, FORMS)
     check(case, case.defined)
 
 
-@settings(max_examples=150, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=150, phases=NO_SHRINKING)
 @given(st.data())
 def test_shifts_do_what_the_processor_does(data):
     case = Case(data.draw, SHIFTS)
@@ -152,7 +152,7 @@ def test_shifts_do_what_the_processor_does(data):
     check(case, defined)
 
 
-@settings(max_examples=80, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=80, phases=NO_SHRINKING)
 @given(st.data(), st.integers(-4000, 4000))
 def test_bit_strings_reach_both_ways_as_on_the_processor(data, number):
     case = Case(data.draw, BITS)

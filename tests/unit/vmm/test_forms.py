@@ -206,7 +206,7 @@ def shared_rig():
     return Cache.rig
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(min_size=15, max_size=15), st.sampled_from(['real', 'flat', 'long']),
        st.lists(st.sampled_from([0, 1, 0x20000, 0x9ffff, 0x3ffffd, 0x400000, NOWHERE, 0xffffffff, (1 << 64) - 1, 1 << 47]),
                 min_size=16, max_size=16),

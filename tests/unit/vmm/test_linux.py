@@ -131,7 +131,7 @@ def test_a_cut_kernel_is_refused(size):
     assert run(boot_linux(kernel()[:size]))[0] == ending.BAD_IMAGE
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_header_makes_the_loader_leave_the_vms_memory(data):
     """Any bytes in the header: refused, or started with everything inside the memory. FakeMemory raises at the first byte outside."""

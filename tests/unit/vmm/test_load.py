@@ -194,7 +194,7 @@ numbers = st.one_of(st.integers(0, 0x500), st.sampled_from([0x100000, 0x3ff000, 
                                                             1 << 63, (1 << 64) - 1, (1 << 64) - 4096]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(numbers, numbers, numbers, numbers, numbers), max_size=3), numbers, st.booleans(), st.integers(0, 70),
        st.sampled_from([None, 0, 31, 32, 56, 65535]), st.sampled_from([None, 0, 60, 0x430, 0xffffffff]))
 def test_any_elf_is_loaded_inside_or_refused(segments, entry, wide, phnum, phentsize, phoff):
@@ -208,7 +208,7 @@ def test_any_elf_is_loaded_inside_or_refused(segments, entry, wide, phnum, phent
     assert how in (ending.EXITED, ending.BAD_IMAGE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(numbers, min_size=5, max_size=5))
 def test_any_address_fields_are_loaded_inside_or_refused(addresses):
     box = Box(image=header(1 << 16, [value & 0xffffffff for value in addresses]) + BODY, kind=boot.IMAGE_MULTIBOOT)

@@ -192,7 +192,7 @@ def test_page_fault_on_a_tss_is_the_old_tasks():
     assert tasks.state('TR_SELECTOR') == OLD_TSS and tasks.word(OLD + 32) == 0 and tasks.access(NEW_TSS) == 0x89
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(junk=st.binary(min_size=64, max_size=64), tss=st.binary(min_size=104, max_size=104), source=st.integers(0, 7), selector=st.integers(0, 0xffff),
        base=st.sampled_from([GDT, 0x3ffffc, 0xffffffe0, 0x9fff8]))
 def test_any_tables_end_in_a_known_outcome(junk, tss, source, selector, base):

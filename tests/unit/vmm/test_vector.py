@@ -71,7 +71,7 @@ seeds = st.integers(1, ONES)
 
 
 @AVX
-@settings(max_examples=400, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=400, phases=NO_SHRINKING)
 @given(form=st.sampled_from(SSE), reg=st.integers(0, 15), wide=st.booleans(), address=places, seed=seeds)
 def test_sse_moves_do_what_the_processor_does(form, reg, wide, address, seed):
     if form in ALIGNED:
@@ -80,7 +80,7 @@ def test_sse_moves_do_what_the_processor_does(form, reg, wide, address, seed):
 
 
 @AVX
-@settings(max_examples=400, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=400, phases=NO_SHRINKING)
 @given(form=st.sampled_from(SSE), reg=st.integers(0, 15), other=st.integers(0, 15), wide=st.booleans(), w=st.booleans(), address=places, seed=seeds)
 def test_avx_moves_do_what_the_processor_does(form, reg, other, wide, w, address, seed):
     if form in ALIGNED:

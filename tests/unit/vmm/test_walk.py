@@ -97,7 +97,7 @@ def spoiled(spoilers, aligned, levels=4):
     return entries
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([P, W, U, PS, NX, 1 << 41])), max_size=2, unique=True), st.booleans(),
        st.sampled_from([ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE]), st.booleans(), st.sampled_from([0, cpu.CR0_WP]),
        st.sampled_from([0, cpu.CR4_SMEP, cpu.CR4_SMAP, cpu.CR4_SMEP | cpu.CR4_SMAP]), st.sampled_from([0, cpu.EFER_NXE]),
@@ -107,7 +107,7 @@ def test_a_walk_ends_as_the_manual_says(spoilers, aligned, access, user, cr0, cr
     assert walk(entries, access, user, cr0, cr4, efer, flags) == model(entries, access, user, cr0, cr4, efer, flags)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([P, W, U, PS, NX, 1 << 41])), max_size=2, unique=True), st.booleans(),
        st.sampled_from([ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE]), st.booleans(), st.sampled_from([0, cpu.CR0_WP]),
        st.sampled_from([0, cpu.CR4_SMEP, cpu.CR4_SMAP, cpu.CR4_PKE]), st.sampled_from([0, 1 << 10, 1 << 11]), st.sampled_from([GVA, GVA_57, GVA | 1 << 55]))
@@ -141,7 +141,7 @@ def test_canonical_addresses(gva, levels):
 keys = st.integers(0, 15)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(keys, keys, st.booleans(), st.sampled_from([0, 1, 2, 3]), st.lists(keys, max_size=3), st.sampled_from([0, 1, 2, 3, -1]), st.sampled_from([ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE]),
        st.booleans(), st.sampled_from([0, cpu.CR0_WP]), st.sampled_from([0, cpu.CR4_PKE, cpu.CR4_PKE, cpu.CR4_PKE | cpu.CR4_SMAP]), st.sampled_from([0, W, U]))
 def test_keys_guard_the_data_of_user_pages(key, above, large, denied, others, level, access, user, cr0, cr4, spoiled_bit):

@@ -257,7 +257,7 @@ def told(story, spares, quick):
     return processor
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=200, suppress_health_check=HealthCheck.all())
+@settings(max_examples=200, suppress_health_check=HealthCheck.all())
 @given(story=stories, quick=st.booleans())
 @example(story=[([], [STI, ('write', SELF_IPI, 0x61), ('write', SELF_IPI, 0x21), END, ('read', 0x813, 0), END])], quick=True)
 @example(story=[([('edge', 0x61)], [STI]), ([('edge', 0xa1)], [STI]), ([('vmm reads', 0x61)], [END, ('read', PPR, 0), END, STI])], quick=True)

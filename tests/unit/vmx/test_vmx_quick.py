@@ -100,7 +100,7 @@ def visible(core, vcpu):
     return vmcs, memory.fake.read(vcpu.area, PAGE), apic, list(vcpu.counts), vcpu.pat, vcpu.event, vcpu.ready
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=60, suppress_health_check=HealthCheck.all())
+@settings(max_examples=60, suppress_health_check=HealthCheck.all())
 @given(state=states, reason=st.sampled_from([CPUID, RDMSR, WRMSR, WRMSR, VMCALL, vmx.REASON_WBINVD]), rax=st.one_of(leaves, values),
        rcx=numbers, rdx=values)
 @example(state=PLAIN, reason=CPUID, rax=1, rcx=0, rdx=0)

@@ -48,7 +48,7 @@ def test_every_field_comes_back_as_it_was_set(core, vcpu):
 
 
 @given(st.integers(0, 0x1fff))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_attributes_survive_the_way_to_the_vmcs_and_back(value):
     present = value & 0x80
     expected = value if present else value | page.UNUSABLE

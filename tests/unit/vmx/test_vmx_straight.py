@@ -136,7 +136,7 @@ def test_a_read_of_a_register_of_the_apic_brings_its_value(qualification, offset
         assert flags & kinds.ACCESS_BROUGHT == kinds.ACCESS_BROUGHT * (value is not None) and word >> BROUGHT_SHIFT == (value or 0)
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=HealthCheck.all())
+@settings(max_examples=40, suppress_health_check=HealthCheck.all())
 @given(exit=st.sampled_from(EXITS), rax=values, result=values, rflags=st.sampled_from([2, 0x202, 0x102, 0x10002]), blocking=st.sampled_from([0, 1, 2, 8]))
 def test_the_straight_path_does_what_the_loop_does(exit, rax, result, rflags, blocking):
     both(exit[0], exit[1], rax, result, rflags=rflags, blocking=blocking)

@@ -238,7 +238,7 @@ def test_refresh_bit_toggles_every_15_us():
 
 
 @given(mode=st.sampled_from([0, 2, 3, 4]), count=st.integers(2, 65536), now=st.integers(0, 300000))
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 def test_count_and_out_follow_the_definitions(mode, count, now):
     """The data sheet's tables, counted in whole periods; one period more or less is a matter of when the reading happens."""
     pc = Pc()

@@ -23,7 +23,7 @@ SCI, KEYBOARD, COM1 = 9, 1, 4
 # The clock.
 
 @given(hz=st.integers(10 ** 6, 5 * 10 ** 9), frequency=st.sampled_from([32768, 1193182, 3579545, 10 ** 6]), n=st.integers(0, 1 << 44))
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200)
 def test_clock_converts_like_fractions(hz, frequency, n):
     clock = Clock()
     clock.set_rate(r_uint(hz // 1000))

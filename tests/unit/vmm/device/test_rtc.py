@@ -84,7 +84,7 @@ def test_turn_of_the_day_in_each_format(moment, control):
 
 
 @given(moment=moments, seconds=st.one_of(st.integers(0, 200), st.integers(0, 4 * 10 ** 8)), control=st.sampled_from([0, H24, BINARY, H24 | BINARY]))
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 def test_any_time_later_is_what_the_calendar_says(moment, seconds, control):
     pc = Pc()
     set_clock(pc, moment.replace(microsecond=0), control)
@@ -264,7 +264,7 @@ def test_reset_of_the_pc_keeps_time_and_format_and_stops_interrupts():
 
 
 @given(values=st.lists(st.tuples(st.integers(0, 13), st.integers(0, 255)), min_size=1, max_size=12), wait=st.integers(0, 10 ** 11))
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50)
 def test_rubbish_in_the_registers_harms_nobody(values, wait):
     pc = Pc()
     for n, value in values:

@@ -1,0 +1,4 @@
+"""For all tests of the host's tools."""
+from tests import properties
+
+properties.install()
