@@ -122,12 +122,20 @@ def work_extint_away(vcpu, on):
     news.of_vcpu(vcpu, marks.RAISE)
 
 
-def request(vcpu, vector, level):
-    """Whether the APIC of a vCPU that lives elsewhere takes it, it says itself: here that may be known too late."""
+def request_level(vcpu, vector):
     if vcpu.away:
-        vcpu.apic.accept(vector, level)
+        vcpu.apic.accept(vector, True)
     else:
-        vcpu.apic.request(vector, level)
+        vcpu.apic.request(vector, True)
+
+
+def request_edge(vcpu, vector):
+    """An edge-triggered message. Whether the APIC of a vCPU that lives elsewhere takes it, it says itself: here that may be known too late."""
+    if vcpu.away:
+        vcpu.apic.accept(vector, False)
+        news.of_vcpu(vcpu, marks.RAISE)
+    else:
+        vcpu.request_edge(vector)
 
 
 def raised(vcpu):
@@ -153,9 +161,12 @@ def message(compartment, kind, vector, destination):
         if other is not None and named(None, other, shorthand, identity, logical):
             if kind == r_uint(call.INTERRUPT_NMI):
                 other.apic.nmi = True
+                raised(other)
+            elif kind == r_uint(call.INTERRUPT_LEVEL):
+                request_level(other, intmask(vector))
+                raised(other)
             else:
-                request(other, intmask(vector), kind == r_uint(call.INTERRUPT_LEVEL))
-            raised(other)
+                request_edge(other, intmask(vector))
             reached += 1
         n += 1
     return reached
@@ -273,8 +284,9 @@ def arrive(other, command):
         arrive_away(other, mode, command)
         return
     if mode == spec.FIXED or mode == spec.LOWEST:
-        request(other, intmask(command & r_uint(0xff)), False)
-    elif mode == spec.NMI:
+        request_edge(other, intmask(command & r_uint(0xff)))
+        return
+    if mode == spec.NMI:
         other.apic.nmi = True
     elif mode == spec.STARTUP:
         startup.startup(other, command & r_uint(0xff))

@@ -313,7 +313,7 @@ class Lapic(object):
         return self.initial - passed
 
     def expire(self, now):
-        """The deadline has passed: raise the timer's interrupt; a periodic timer goes on."""
+        """The deadline has passed; a periodic timer goes on. Returns the vector to be requested, NONE if that is masked."""
         if self.timer_mode() == spec.LVT_MODE_PERIODIC and self.initial != R0:
             period = self.initial << self.shift()
             self.started += period * ((now - self.started) // period)
@@ -321,8 +321,10 @@ class Lapic(object):
         else:
             self.deadline = R0
             timed.vcpus &= ~self.bit
-        if self.lvt[TIMER] & MASKED == R0:
-            self.request(intmask(self.lvt[TIMER] & r_uint(0xff)), False)
+        entry = self.lvt[TIMER]
+        if entry & MASKED != R0:
+            return NONE
+        return intmask(entry & r_uint(0xff))
 
     def write_deadline(self, value):
         """IA32_TSC_DEADLINE, in the guest's TSC; ignored in the other modes. What lies beyond the processor's TSC never comes."""

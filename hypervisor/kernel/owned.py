@@ -66,6 +66,7 @@ class Owned(object):
     def open(self):
         """On a core that another one has started, when the vendor is enabled: from now on its doorbell is an NMI."""
         self.possible = not this.is_first() and self.why(switcher.vendor) == owning.POSSIBLE
+        switcher.lends = self.possible
         self.deadlines = cpu.cpuid(r_uint(1), R0, r_uint(2)) & r_uint(spec.LEAF_1_ECX_DEADLINE) != R0
         if self.possible:
             nmi.listen()

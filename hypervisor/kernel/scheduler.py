@@ -12,6 +12,7 @@ from hypervisor.kernel.compartment import bounds, compartments
 from hypervisor.kernel.context import timed, wanting
 from hypervisor.kernel.hold import holds
 from hypervisor.kernel.line import lines
+from hypervisor.kernel.share import AHEAD
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import vcpus
@@ -50,6 +51,7 @@ class Scheduler(object):
         self.slice_end = R0
         self.of_promise = False     # the slice is of what the compartment is promised
         self.rivals = 0             # how many others wanted the processor when the slice began
+        self.fresh = 0              # how many who have just come had something left of their promise then, what runs among them
         self.throttled = False      # somebody wants it and has used up its cap
         self.woken = False          # somebody else has come to want it since
         self.clock = 0              # `virtual` of whom had least of what nobody is promised; never goes back
@@ -176,6 +178,7 @@ class Scheduler(object):
         if first is not self.compartment and first.share.heard != 0 and holds.bits != R0:
             holds.lift()
         self.compartment = first
+        first.share.fresh = False
         self.start_slice(self.since)
 
     def must_serve(self):
@@ -205,6 +208,7 @@ class Scheduler(object):
         if own.idle:
             own.arrive(self.clock)
         self.rivals = 0
+        self.fresh = 0
         self.of_promise = False
         self.throttled = not own.may_run()
         if self.throttled:
@@ -219,6 +223,7 @@ class Scheduler(object):
         first = None
         least = 0
         count = 0
+        fresh = 0
         below = (R1 << self.compartment.number) - 1
         bits = wanting.bits & ~below
         others = wanting.bits & below
@@ -243,10 +248,13 @@ class Scheduler(object):
                 own.arrive(self.clock)
             if own.may_run():
                 precedence = own.precedence()
+                if precedence <= -AHEAD:
+                    fresh += 1
                 if first is None or precedence < least:
                     first = compartment
                     least = precedence
         self.rivals = count - 1
+        self.fresh = fresh
         self.of_promise = least < 0 and count > 1
         self.throttled = count > 0 and first is None
         if least > self.clock:
@@ -358,6 +366,8 @@ class Scheduler(object):
             length = self.period_end - now
         if own.limit != 0 and r_uint(own.allowance) < length:
             length = r_uint(own.allowance)
+        if self.fresh > 1 and self.turn_ticks < length:
+            length = self.turn_ticks
         if holds.bits != R0 and self.period_end - now < length:
             length = self.period_end - now
         self.woken = False
@@ -478,8 +488,9 @@ class Scheduler(object):
             if deadline != R0 and passed(now, deadline):
                 slept = vcpu.halted
                 vcpu.ticked = True
-                vcpu.apic.expire(now)
-                vcpu.wake_for_interrupt()
+                vector = vcpu.apic.expire(now)
+                if vector >= 0:
+                    vcpu.request_edge(vector)
                 if slept and not vcpu.halted and vcpu.compartment is not self.compartment:
                     self.woken = True
 

@@ -7,6 +7,7 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 from hypervisor.spec.share import LEAST, NO_CAP, WEIGHT
 
 SCALE = r_uint(1 << 16)             # of the part that is left, as `precedence` tells it
+AHEAD = 1 << 56                     # more than any budget times any scale
 SLOWNESS_SHIFT = 20
 SLOWNESS = r_uint(WEIGHT << SLOWNESS_SHIFT)
 assert LEAST > 0 and NO_CAP == 0
@@ -32,6 +33,7 @@ class Share(object):
         self.scale = 0
         self.slowness = 1 << SLOWNESS_SHIFT
         self.idle = True            # wanted nothing when the scheduler looked last
+        self.fresh = False          # has come to want the processor, and has not had it since
         self.period = 0             # up to which it is renewed
 
     def set(self, entitlement, cap, weight, hundredth):
@@ -83,6 +85,7 @@ class Share(object):
     def arrive(self, clock):
         """It wants the processor again. Having wanted nothing gives no claim on what the others share beyond their promises."""
         self.idle = False
+        self.fresh = True
         if self.virtual < clock:
             self.virtual = clock
 
@@ -90,8 +93,11 @@ class Share(object):
         return self.limit == 0 or self.allowance > 0
 
     def precedence(self):
-        """Who has the lowest goes first: those with something left of their promise, by the part of it; then those who had least."""
+        """Who has the lowest goes first: those with something left of their promise, who has just come before others, by the part of it; then
+        those who had least."""
         if self.budget > 0:
+            if self.fresh:
+                return -self.budget * self.scale - AHEAD
             return -self.budget * self.scale
         return self.virtual
 

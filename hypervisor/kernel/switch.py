@@ -25,6 +25,7 @@ class Switcher(object):
     def __init__(self):
         self.owner = None
         self.vendor = None
+        self.lends = False              # may this core's local APIC be lent to a guest (owned.py)?
         self.xcr0 = R0                  # components that the kernel saves; 0: the processor has no XSAVE
         self.offered = R0               # those that a guest may have in XCR0
         self.pku = False                # the processor has PKRU, which is exchanged by itself, whatever XCR0 says

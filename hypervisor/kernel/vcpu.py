@@ -5,6 +5,7 @@ from hypervisor.hw import memory
 from hypervisor.kernel import limit
 from hypervisor.kernel.context import Context
 from hypervisor.kernel.lapic import NONE, Lapic
+from hypervisor.kernel.switch import switcher
 from hypervisor.spec import call
 from hypervisor.spec import context as layout
 from hypervisor.spec import exit as kinds
@@ -124,6 +125,23 @@ class Vcpu(Context):
         """Is anything waiting that the guest would take if its flags let it?"""
         apic = self.apic
         return apic.nmi or apic.pending() >= 0 or apic.accepts_extint()
+
+    def request_edge(self, vector):
+        """Its APIC, which is of this core, gets an edge-triggered message."""
+        if not (self.halted and self.wakes_with(vector)):
+            self.apic.request(vector, False)
+            self.wake_for_interrupt()
+
+    def wakes_with(self, vector):
+        """In a HLT, most take what comes at once, and nothing else: then it is the next event, without a request that is looked for twice.
+        Returns whether it is so; if not, nothing has been done. An APIC that may be lent has to have a request."""
+        apic = self.apic
+        if self.deaf or self.event != R0 or apic.nmi or apic.extint or switcher.lends or not apic.take_at_once(vector):
+            return False
+        switcher.vendor.interrupt(self, vector)
+        self.halted = False
+        self.want()
+        return True
 
     def wake_for_interrupt(self):
         """Something about its interrupts has changed: look before the next entry, and end a HLT."""

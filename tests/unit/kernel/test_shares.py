@@ -1,6 +1,6 @@
 """Shares of the core, against a model that pours time like water: what each is promised, the rest by weight, nobody above its cap."""
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from hypervisor.kernel.compartment import compartments
 from hypervisor.kernel.line import lines
@@ -143,9 +143,11 @@ def start(fresh, vms):
     return box
 
 
-def used(number):
+def used(box, number):
+    """With what runs now and has not been charged."""
     c = compartments[number]
-    return int(c.run_ticks()) + int(c.task.ticks)
+    running = box.cpu.tsc - int(scheduler.since) if scheduler.compartment is c else 0
+    return int(c.run_ticks()) + int(c.task.ticks) + running
 
 
 class Watch(object):
@@ -153,7 +155,7 @@ class Watch(object):
 
     def __init__(self, box, vms, ticks):
         begin = box.cpu.tsc
-        before = dict((n, used(n)) for n in [0] + list(vms))
+        before = dict((n, used(box, n)) for n in [0] + list(vms))
         last, self.gap = dict((n, begin) for n in vms), dict((n, 0) for n in vms)
         seen = dict(before)
         self.runs = 0
@@ -162,12 +164,12 @@ class Watch(object):
             step()
             self.runs += 1
             for n in vms:
-                total = used(n)
+                total = used(box, n)
                 if total != seen[n] or scheduler.compartment.number == n:
                     self.gap[n] = max(self.gap[n], now - last[n])
                     last[n], seen[n] = box.cpu.tsc, total
         self.length = box.cpu.tsc - begin
-        self.part = dict((n, (used(n) - before[n]) / float(self.length)) for n in before)
+        self.part = dict((n, (used(box, n) - before[n]) / float(self.length)) for n in before)
 
 
 SHARES = st.lists(st.tuples(st.sampled_from(GREEDY + OTHERS), st.integers(1, 60), st.sampled_from([0, 0, 1, 10, 30]), st.sampled_from([100, 100, 1, 300, 10000])),
@@ -187,6 +189,7 @@ def mix(drawn):
 
 
 @given(SHARES)
+@example([(SPINNER, 20, 0, 100), (OTHERS[2], 33, 0, 100)])      # what the spinner had kept of its promise took a tick of 4 ms from the other
 @settings(max_examples=15)
 def test_everybody_has_what_the_model_pours(fresh, drawn):
     vms = mix(drawn)
@@ -195,17 +198,21 @@ def test_everybody_has_what_the_model_pours(fresh, drawn):
     seen = Watch(box, vms, SECOND)
     taken = seen.part[0] + sum(seen.part[n] for n, vm in vms.items() if not vm.behaviour.greedy)
     expected = poured(vms, 1 - taken)
-    bursts = any(vm.behaviour.bursts for vm in vms.values()) and any(vm.cap for vm in vms.values())      # then the water is not level
+    # Beside a cap the water is level only where every period is like the others: a period has two or three times 4 ms.
+    capped, uneven = any(vm.cap for vm in vms.values()), any(vm.behaviour.demand and not vm.behaviour.greedy for vm in vms.values())
+    bursts = capped and any(vm.behaviour.bursts for vm in vms.values())
+    near = .02 if capped and uneven else .01
     for number, vm in vms.items():
         part = seen.part[number]
         assert not vm.cap or part <= vm.cap / 100.0 + .01, ('above its cap', vms, seen.part)
         if vm.behaviour.greedy:
             assert part >= vm.entitlement / 100.0 - .01, ('below its promise', vms, seen.part)
-            assert bursts or abs(part - expected[number]) <= .01, (vms, seen.part, expected)
+            assert bursts or abs(part - expected[number]) <= near, (vms, seen.part, expected)
             assert seen.gap[number] <= 2 * PERIOD + TURN, ('starved', number, vms, seen.gap)
         elif vm.behaviour.enough <= vm.entitlement / 100.0:
             assert part >= vm.behaviour.demand - .01, ('did not get what it wanted of its promise', vms, seen.part)
-    assert seen.part[0] <= share.MANAGER / 100.0 + .01 + max(0, 1 - sum(vm.entitlement for vm in vms.values()) / 100.0)
+    wanted = sum(min(vm.entitlement / 100.0, vm.behaviour.demand) for vm in vms.values())
+    assert seen.part[0] <= share.MANAGER / 100.0 + .01 + max(0, 1 - wanted)
 
 
 def test_three_spinners_have_exactly_what_they_are_promised(fresh):
@@ -318,29 +325,62 @@ def test_no_tick_where_nothing_needs_one(fresh):
     assert len(box.log) <= 7, len(box.log)
 
 
+def test_no_tick_either_when_others_have_come_together_and_gone(fresh):
+    box = start(fresh, {1: Vm(SPINNER, 10), 2: Vm(IDLE, 10), 3: Vm(IDLE, 10)})
+    box.let_pass(PERIOD)
+    scheduler.fresh = 2
+    box.let_pass(3 * SECOND)
+    del box.log[:]
+    box.let_pass(5 * SECOND)
+    assert len(box.log) <= 7, len(box.log)
+
+
 @pytest.mark.parametrize('neighbours', [1, 2, 3])
 @pytest.mark.parametrize('entitlement', [1, 10])
 def test_who_wakes_with_something_left_of_its_promise_runs_soon(fresh, neighbours, entitlement):
-    """Beside spinners: after a turn's length, or two where somebody else's promise is fresh as well."""
-    woken = []
+    """Beside spinners: after a turn's length, however much of their promise they have kept."""
     vms = {1: Vm(sleeper(25, .05), entitlement)}
     for number in range(2, 2 + neighbours):
         vms[number] = Vm(SPINNER, 20)
+    late = lateness(fresh, vms)
+    assert len(late) >= 35 and max(late) <= TURN + MS // 5, late
+
+
+@pytest.mark.parametrize('first', [1, 2])
+def test_who_wakes_beside_another_waits_for_a_turn_of_it(fresh, first):
+    """Both timers come at once, and the other has much to do and goes first: as much of its promise is left, but for how 7 is divided."""
+    late = lateness(fresh, {first: Vm(sleeper(25, .05), 7), 3 - first: Vm(sleeper(25, 10), 64), 3: Vm(SPINNER, 20)}, first, 3 - first)
+    assert len(late) >= 35 and max(late) <= 2 * TURN + MS // 5, late
+
+
+def test_who_wants_the_processor_all_the_time_has_its_promise_in_one_piece(fresh):
+    box = start(fresh, {1: Vm(SPINNER, 50), 2: Vm(SPINNER, 45)})
+    box.let_pass(PERIOD)
+    del box.log[:]
+    box.let_pass(SECOND)
+    assert [kind for kind, _ in box.log].count('guest') <= 450
+
+
+def lateness(fresh, vms, number=1, beside=None):
+    """From a timer's moment to the first instruction of that VM, for a second. Its guest works for MS // 20 at a time. beside: a VM whose timer
+    comes with it."""
+    woken, began = [], []
     box = start(fresh, vms)
-    box.guests[1] = Guest(works, MS // 20, 1, woken, box)
-    began = []
-    expire = compartments[1].vcpus[0].apic.expire
+    box.guests[number] = Guest(works, MS // 20, number, woken, box)
+    apic = compartments[number].vcpus[0].apic
+    if beside is not None:
+        box.let_pass(5 * MS)
+        other = compartments[beside].vcpus[0].apic
+        other.started, other.deadline = apic.started, apic.deadline
+    expire = apic.expire
 
     def expired(now):
-        began.append(int(now))
-        expire(now)
-    compartments[1].vcpus[0].apic.expire = expired
+        began.append(int(apic.deadline))
+        return expire(now)
+    apic.expire = expired
     box.let_pass(SECOND)
-    del compartments[1].vcpus[0].apic.expire
-    late = [ran - max(t for t in began if t <= ran) for ran in woken[1:]]
-    assert len(late) >= 35
-    late.sort()
-    assert late[len(late) // 2] <= TURN + MS // 5 and late[-1] <= PERIOD, late
+    del apic.expire
+    return [ran - max(t for t in began if t <= ran) for ran in woken[1:]]
 
 
 def test_somebody_who_wakes_others_without_end_does_not_cut_their_neighbour_into_pieces(fresh):
@@ -412,14 +452,14 @@ def test_what_is_typed_is_fetched_at_once_however_much_it_is(fresh):
     box.cpu.take = take
     box.tasks[0], box.guests[1], box.guests[2] = Program(fetches), Guest(keyed), Guest(keyed)
     box.let_pass(5 * MS)
-    before = used(0), used(1), used(2), box.cpu.tsc
+    before = used(box, 0), used(box, 1), used(box, 2), box.cpu.tsc
     while box.cpu.tsc < before[3] + 300 * MS:
         arrived, armed = typed[0], lines.owner[4] >= 0 and not lines.mask >> 4 & 1
         step()
         if typed[0] != arrived and armed:
             late.append(scheduler.compartment.number != 0 or scheduler.vcpu is not None)
     assert len(late) > 30 and not any(late), (len(late), sum(late))
-    parts = [(used(n) - before[n]) / float(box.cpu.tsc - before[3]) for n in (0, 1, 2)]
+    parts = [(used(box, n) - before[n]) / float(box.cpu.tsc - before[3]) for n in (0, 1, 2)]
     assert parts[0] > .055 and parts[1] > .3 and parts[2] > .25, parts
 
 
