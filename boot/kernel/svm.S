@@ -23,9 +23,9 @@
  * 3. GIF off, IF on: a physical interrupt ends the run (V_INTR_MASKING) and stays pending;
  * 4. VMLOAD, VMRUN: with FS, GS, TR, LDTR, KERNEL_GS_BASE, STAR and friends of the guest;
  * 5. at an exit four registers go to the area, and k_svm_first (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest
- *    goes on, with what belongs to it still in the processor; QUICK_AGAIN_RBX: with the area's RBX. With QUICK_MORE four more go to the
- *    area, and k_svm_more is asked. GIF is off, so no NMI comes to the guest's TR; a fault of the kernel's own needs no TR, unless it is a
- *    double fault;
+ *    goes on, with what belongs to it still in the processor; with an address, likewise, but for EAX to EDX, which are there. With QUICK_MORE
+ *    four more go to the area, and k_svm_more is asked. GIF is off, so no NMI comes to the guest's TR; a fault of the kernel's own needs no
+ *    TR, unless it is a double fault;
  * 6. otherwise VMSAVE and the rest of the registers; VMLOAD brings the kernel's TR back, which its fault stacks need; GIF on;
  * 7. where it has said QUICK_HAND, k_svm_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and
  *    k_svm_answered hears with which vector it has come back. QUICK_AGAIN: the guest goes on, from 2.
@@ -54,20 +54,20 @@ enter:
     sti
     movq %rdx, %rax
     vmload %rax
-again_rbx:
     movq (%rsp), %rcx
     movq AREA_RBX(%rcx), %rbx
 again:
     movq (%rsp), %rcx
     load_few %rcx
+again_loaded:
     movq 16(%rsp), %rax
     vmrun %rax
     movq (%rsp), %rax
     keep_few %rax
     call k_svm_first
-    cmpl $QUICK_AGAIN_RBX, %eax
-    ja   again
-    je   again_rbx
+    cmpq $QUICK_AGAIN, %rax
+    je   again
+    ja   again_entry
     cmpl $QUICK_HAND, %eax
     je   hand
     cmpl $QUICK_MORE, %eax
@@ -87,6 +87,17 @@ leave:
     popq %rbp
     popq %rbx
     ret
+again_entry:
+    movq (%rsp), %rcx
+    movq AREA_RSI(%rcx), %rsi
+    movq AREA_RDI(%rcx), %rdi
+    movq 8(%rsp), %rdx
+    movl ENTRY_EAX(%rax), %ecx
+    movq %rcx, VMCB_RAX(%rdx)
+    movl ENTRY_EBX(%rax), %ebx
+    movl ENTRY_ECX(%rax), %ecx
+    movl ENTRY_EDX(%rax), %edx
+    jmp  again_loaded
 more:
     movq (%rsp), %rcx
     keep_more %rcx

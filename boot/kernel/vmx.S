@@ -17,12 +17,12 @@
     movq VMX_HOST_STACK(%rsp), %rsp
     .endm
 
-/* again, again_rbx: where the guest goes on. */
-    .macro ask_first again, again_rbx
+/* again, again_entry: where the guest goes on. */
+    .macro ask_first again, again_entry
     call k_vmx_first
-    cmpl $QUICK_AGAIN_RBX, %eax
-    ja   \again
-    je   \again_rbx
+    cmpq $QUICK_AGAIN, %rax
+    je   \again
+    ja   \again_entry
     cmpl $QUICK_HAND, %eax
     je   hand
     cmpl $QUICK_MORE, %eax
@@ -45,8 +45,8 @@
  * 3. VMLAUNCH the first time, VMRESUME later;
  * 4. an exit comes to bh_vmx_exit, with the area in RSP, which is HOST_RSP. RAX and four registers go to the area, and k_vmx_first
  *    (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest goes on, with what else belongs to it still in the
- *    processor; QUICK_AGAIN_RBX: with the area's RBX. With QUICK_MORE four more go to the area, and k_vmx_more is asked. Otherwise the rest
- *    of the registers and CR2 go to the area, and that answer is returned, unless it is QUICK_HAND. HOST_RIP is one of three: bh_vmx_exit,
+ *    processor; with an address, likewise, but for EAX to EDX, which are there. With QUICK_MORE four more go to the area, and k_vmx_more is
+ *    asked. Otherwise the rest of the registers and CR2 go to the area, and that answer is returned, unless it is QUICK_HAND. HOST_RIP is one of three: bh_vmx_exit,
  *    bh_vmx_exit_lent while the local APIC may be lent, where each entry looks at nmi_noted, or bh_vmx_exit_once, where nothing is asked and
  *    QUICK_LEAVE returned;
  * 5. with QUICK_HAND k_vmx_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and k_vmx_answered hears
@@ -106,16 +106,33 @@ failed:
     .global bh_vmx_exit, bh_vmx_exit_lent, bh_vmx_exit_once
 bh_vmx_exit:
     to_kernel
-    ask_first next, next_rbx
-next_rbx:
-    movq (%rsp), %rcx
-    movq AREA_RBX(%rcx), %rbx
+    ask_first next, next_entry
 next:
     resume
     jmp  failed
+next_entry:
+    movq (%rsp), %rcx
+    movq AREA_RSI(%rcx), %rsi
+    movq AREA_RDI(%rcx), %rdi
+    movl ENTRY_EBX(%rax), %ebx
+    movl ENTRY_ECX(%rax), %ecx
+    movl ENTRY_EDX(%rax), %edx
+    movl ENTRY_EAX(%rax), %eax
+    vmresume
+    jmp  failed
 bh_vmx_exit_lent:
     to_kernel
-    ask_first again, again_rbx
+    ask_first again, again_entry
+again_entry:                            /* to the area: what is loaded before vmx_entry_start is kept again */
+    movq (%rsp), %rcx
+    movl ENTRY_EBX(%rax), %ebx
+    movl ENTRY_ECX(%rax), %edx
+    movq %rdx, AREA_RCX(%rcx)
+    movl ENTRY_EDX(%rax), %edx
+    movq %rdx, AREA_RDX(%rcx)
+    movl ENTRY_EAX(%rax), %edx
+    movq %rdx, AREA_RAX(%rcx)
+    jmp  again
 bh_vmx_exit_once:
     to_kernel
     movl $QUICK_LEAVE, %eax

@@ -8,7 +8,7 @@ from rpython.rtyper.lltypesystem import lltype, rffi
 from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
 from hypervisor.hw import cpu, memory
-from hypervisor.spec.context import AREA, QUICK_AGAIN, QUICK_AGAIN_RBX, QUICK_HAND, QUICK_LEAVE, QUICK_MORE, QUICK_TASK, VMM
+from hypervisor.spec.context import AREA, ENTRY, QUICK_AGAIN, QUICK_HAND, QUICK_LEAVE, QUICK_MORE, QUICK_TASK, VMM
 from hypervisor.spec.svm import VMCB
 
 _ECI = ExternalCompilationInfo(includes=['hw/svm.h'])
@@ -25,10 +25,10 @@ def _fake_run(area, vmcb, vmcb_hpa, host_hpa):
     while True:
         fake_run[0](area, vmcb)
         memory.store64(in_vmcb, memory.load64(in_area))         # tests have all registers in the area; here the quick path finds RAX
-        answer = ask_quick(area, fake_quick[0])
+        answer = ask_quick(area, fake_quick[0], in_vmcb)
         memory.store64(in_area, memory.load64(in_vmcb))
         answer = go_straight(area, answer, fake_straight[0])
-        if answer < QUICK_AGAIN_RBX:
+        if answer != QUICK_AGAIN:
             return r_uint(answer)
 
 
@@ -36,9 +36,9 @@ IN_PROCESSOR = ['RBX', 'RBP'] + ['R%d' % n for n in range(8, 16)]
 NOT_THERE = r_uint(0xbad0bad0bad0bad0)
 
 
-def ask_quick(area, quick):
+def ask_quick(area, quick, rax):
     """Ask the quick path at an exit. The registers that the assembly leaves in the processor meanwhile cannot be had from the area, and what
-    is written there is lost, but for RBX with QUICK_AGAIN_RBX. quick: (first, more)."""
+    is written there is lost. Where the answer is an address the guest's registers are what is there. quick: (first, more); rax: where RAX is."""
     kept = [memory.load64(area + AREA[name]) for name in IN_PROCESSOR]
     for name in IN_PROCESSOR:
         memory.store64(area + AREA[name], NOT_THERE)
@@ -47,9 +47,12 @@ def ask_quick(area, quick):
     if answer == QUICK_MORE:
         answer = more()
     for name, value in zip(IN_PROCESSOR, kept):
-        if name != 'RBX' or answer != QUICK_AGAIN_RBX:
-            memory.store64(area + AREA[name], value)
-    return answer
+        memory.store64(area + AREA[name], value)
+    if 0 <= answer <= QUICK_AGAIN:
+        return answer
+    for name, place in (('EAX', rax), ('EBX', area + AREA['RBX']), ('ECX', area + AREA['RCX']), ('EDX', area + AREA['RDX'])):
+        memory.store64(place, memory.load32(r_uint(answer) + ENTRY[name]))
+    return QUICK_AGAIN
 
 
 def go_straight(area, answer, straight):

@@ -9,7 +9,7 @@ from rpython.translator.tool.cbuild import ExternalCompilationInfo
 
 from hypervisor.hw.svm import ask_quick, go_straight
 from hypervisor.spec import vmx as spec
-from hypervisor.spec.context import EXIT_LEAVES, QUICK_AGAIN_RBX, QUICK_LEAVE
+from hypervisor.spec.context import AREA, EXIT_LEAVES, QUICK_AGAIN, QUICK_LEAVE
 
 _ECI = ExternalCompilationInfo(includes=['hw/vmx.h'])
 NO_VMCS = 0xffffffffffffffff
@@ -84,8 +84,8 @@ def _fake_run(area):
         answer = fake.run(int(area), fake.fields())
         if answer == SUCCEED:
             asks = fake.quick and fake.fields()[spec.HOST_RIP] != _fake_exit_address(EXIT_LEAVES)
-            answer = go_straight(area, ask_quick(area, fake.quick) if asks else QUICK_LEAVE, fake.straight)
-        if answer < QUICK_AGAIN_RBX:
+            answer = go_straight(area, ask_quick(area, fake.quick, area + AREA['RAX']) if asks else QUICK_LEAVE, fake.straight)
+        if answer != QUICK_AGAIN:
             return r_uint(answer)
 
 

@@ -9,7 +9,7 @@ hold the two against each other (tests/unit/kernel/test_quick_path.py).
 `quick_path(words)` makes the two functions once for each vendor. `words` says how a vendor tells them what it knows:
     once(vcpu)                  something is to be done before the next entry: the exit is the loop's, unless the assembly has seen to that
     reason(vcpu)                the exit's code: CPUID, HYPERCALL, and MSR_READ or MSR_WRITE as is_msr_read and is_msr_write find them
-    rax(vcpu), set_rax          where RAX is while the quick path runs
+    rax(vcpu), eax, set_rax     where RAX is while the quick path runs; its lower half
     CPUID_APART                 is `cpuid` a function of its own, because the five registers are too few?
     IO, MEMORY                  of `reason`: always the VMM's
     efer(vcpu), cr4(vcpu)       as the guest reads them
@@ -30,10 +30,10 @@ from hypervisor.hw import cpu, memory
 from hypervisor.kernel.interrupts import is_msr
 from hypervisor.kernel.scheduler import scheduler
 from hypervisor.kernel.switch import switcher
-from hypervisor.kernel.vcpu import RBX, RCX, RDX
+from hypervisor.kernel.vcpu import RCX, RDX
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import lapic
-from hypervisor.spec.context import PRIVATE_AREA, PRIVATE_CPUID, QUICK_AGAIN, QUICK_AGAIN_RBX, QUICK_DONE, QUICK_HAND, QUICK_LEAVE, QUICK_MORE
+from hypervisor.spec.context import ENTRY, PRIVATE_AREA, PRIVATE_CPUID, PRIVATE_ENTRY, QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_LEAVE, QUICK_MORE
 from hypervisor.spec.vcpu import CPUID_ASK, CPUID_CLASSES, CPUID_LEAVES, CPUID_TABLE
 
 R0 = r_uint(0)
@@ -41,10 +41,12 @@ LOW32 = r_uint(0xffffffff)
 assert CPUID_CLASSES[:2] == [0, 1 << 31] and CPUID_LEAVES == 32
 ELSEWHERE = r_uint((1 << 31) - CPUID_LEAVES)
 FROM_BIT_31 = 31 - 5
-# From a vCPU's area on, which is in the page of its table: the bits that ask, and what an entry holds.
+# From a vCPU's area on, which is in the page of its table: the table, the bits that ask, and the entry that is made for one answer.
 TABLE = PRIVATE_CPUID - PRIVATE_AREA
 ASK = TABLE + CPUID_ASK - CPUID_TABLE
-EAX, EBX, ECX, EDX = [TABLE + 4 * n for n in range(4)]
+CHANGED = PRIVATE_ENTRY - PRIVATE_AREA
+EAX, ECX, EDX = ENTRY['EAX'], ENTRY['ECX'], ENTRY['EDX']
+assert ENTRY['EBX'] == EAX + 4
 OSXSAVE, APIC = r_uint(bits.LEAF_1_ECX_OSXSAVE), r_uint(bits.LEAF_1_EDX_APIC)
 MSR_EOI = r_uint(bits.MSR_X2APIC_FIRST + (lapic.EOI >> 4))
 MSR_SELF_IPI = r_uint(bits.MSR_SELF_IPI)
@@ -55,11 +57,11 @@ MSR_EFER, MSR_PAT, MSR_TSC_DEADLINE = r_uint(bits.MSR_EFER), r_uint(bits.MSR_PAT
 
 def quick_path(words):
     """Make the quick path of a vendor. Returns its `first` and `more`."""
-    step_over, rax, set_rax = words.step_over, words.rax, words.set_rax
+    step_over, rax, eax, set_rax = words.step_over, words.rax, words.eax, words.set_rax
     step_over._always_inline_ = True
 
     def first():
-        """Returns QUICK_AGAIN when the exit is finished and the guest may go on, QUICK_AGAIN_RBX when with a new RBX; or when nothing has been
+        """Returns QUICK_AGAIN when the exit is finished and the guest may go on, or where it finds its new EAX to EDX; or when nothing has been
         done: QUICK_MORE when `more` is to be asked, QUICK_HAND or QUICK_LEAVE when the exit is the VMM's, and straight.py may know better than
         the loop."""
         vcpu = switcher.owner
@@ -80,7 +82,7 @@ def quick_path(words):
 
     def cpuid(vcpu):
         """A basic or an extended leaf: its place in the table and in the bits that ask is bit 31 before the bits 4 to 0."""
-        leaf = rax(vcpu) & LOW32
+        leaf = eax(vcpu)
         if unlikely(leaf & ELSEWHERE != R0):
             return QUICK_LEAVE
         place = (leaf | leaf >> FROM_BIT_31) & (2 * CPUID_LEAVES - 1)
@@ -91,25 +93,18 @@ def quick_path(words):
         vcpu.quick_cpuid += 1
         if place == r_uint(1):
             return leaf_1(vcpu)
-        return tell(vcpu, vcpu.area + place * 16)
+        return intmask(vcpu.area + TABLE + place * 16)
 
     cpuid._dont_inline_ = words.CPUID_APART
 
-    def tell(vcpu, entry):
-        area = vcpu.area
-        set_rax(vcpu, memory.load32(entry + EAX))
-        memory.store64(area + RBX, memory.load32(entry + EBX))
-        memory.store64(area + RCX, memory.load32(entry + ECX))
-        memory.store64(area + RDX, memory.load32(entry + EDX))
-        return QUICK_AGAIN_RBX
-
     @dont_inline                            # what it needs registers for, the others need not
     def leaf_1(vcpu):
-        entry = vcpu.area + 16
-        answer = tell(vcpu, entry)
-        vcpu.set_gpr(RCX, leaf_1_ecx(vcpu, memory.load32(entry + ECX)))
-        vcpu.set_gpr(RDX, leaf_1_edx(vcpu, memory.load32(entry + EDX)))
-        return answer
+        entry = vcpu.area + (TABLE + 16)
+        changed = vcpu.area + CHANGED
+        memory.store64(changed + EAX, memory.load64(entry + EAX))       # and EBX
+        memory.store32(changed + ECX, leaf_1_ecx(vcpu, memory.load32(entry + ECX)))
+        memory.store32(changed + EDX, leaf_1_edx(vcpu, memory.load32(entry + EDX)))
+        return intmask(changed)
 
     def leaf_1_ecx(vcpu, ecx):
         if words.cr4(vcpu) & r_uint(bits.CR4_OSXSAVE) != R0:

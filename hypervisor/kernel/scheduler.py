@@ -12,7 +12,6 @@ from hypervisor.kernel.compartment import bounds, compartments
 from hypervisor.kernel.context import timed, wanting
 from hypervisor.kernel.hold import holds
 from hypervisor.kernel.line import lines
-from hypervisor.kernel.share import AHEAD
 from hypervisor.kernel.task import IN_WAIT, NEVER
 from hypervisor.kernel.timer import timer
 from hypervisor.kernel.vcpu import vcpus
@@ -248,7 +247,7 @@ class Scheduler(object):
                 own.arrive(self.clock)
             if own.may_run():
                 precedence = own.precedence()
-                if precedence <= -AHEAD:
+                if own.fresh and own.budget > 0:
                     fresh += 1
                 if first is None or precedence < least:
                     first = compartment

@@ -45,6 +45,10 @@ class Words(object):
         return memory.load64(vcpu.control + VMCB['RAX'])
 
     @staticmethod
+    def eax(vcpu):
+        return memory.load32(vcpu.control + VMCB['RAX'])
+
+    @staticmethod
     def set_rax(vcpu, value):
         memory.store64(vcpu.control + VMCB['RAX'], value)
 

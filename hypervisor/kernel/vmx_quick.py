@@ -1,6 +1,7 @@
 """VMX's words for the quick path (quick.py) and the straight path (straight.py). The guest's VMCS is current, since it has just run."""
 from rpython.rlib.rarithmetic import r_uint
 
+from hypervisor.hw import memory
 from hypervisor.hw import vmx as hw
 from hypervisor.kernel import vmx_eoi, vmx_exit
 from hypervisor.kernel.quick import quick_path
@@ -42,6 +43,10 @@ class Words(object):
     @staticmethod
     def rax(vcpu):
         return vcpu.gpr(RAX)
+
+    @staticmethod
+    def eax(vcpu):
+        return memory.load32(vcpu.area + RAX)
 
     @staticmethod
     def set_rax(vcpu, value):

@@ -42,7 +42,7 @@ class Machine(object):
         self.msrs = Msrs()
         self.paravirtual = Paravirtual(self.ram, self.vcpu)
         self.board = Board(self.power, self.vcpu)
-        self.uart = Uart(self.console, self.board.lines)
+        self.uart = Uart(self.console, self.board.lines, self.board.agenda, self.board.clock)
         self.exit_port = ExitPort(self.power)
         self.reset_control = ResetControl(self.power)
         self.bus = Bus([self.uart, self.exit_port, self.reset_control] + self.board.ports, self.board.memory)

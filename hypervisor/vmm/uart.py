@@ -1,8 +1,9 @@
 """The first serial port, COM1: a 16550 on line 4.
 
 Transmitted bytes go to the console at once, so the transmitter is empty unless the console has no room. Received ones come
-through a FIFO of 16, and are told as soon as there is one: below the FIFO's trigger level as a character timeout. A guest that takes
-RTS back gets none until it gives it again. Speed, word length and parity are kept and change nothing.
+through a FIFO of 16, and are told as soon as there is one: below the FIFO's trigger level as a character timeout. A FIFO that the guest has
+emptied stays empty for as long as what it held takes on a line of BYTES_PER_SECOND: a driver reads until it finds nothing, and shall have
+time for others then. A guest that takes RTS back gets none until it gives it again. Speed, word length and parity are kept and change nothing.
 Source: National Semiconductor PC16550D data sheet, "Registers".
 """
 from rpython.rlib.objectmodel import dont_inline
@@ -10,10 +11,13 @@ from rpython.rlib.rarithmetic import intmask, r_uint
 
 from hypervisor.vmm.bus import BUSY, DONE, Device
 from hypervisor.vmm.device import lines as board
+from hypervisor.vmm.device.agenda import Timed
+from hypervisor.vmm.device.clock import NEVER
 
 FIRST_PORT = 0x3f8
 DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(8)      # IIR is FCR when written
 FIFO = 16
+BYTES_PER_SECOND = 16000        # received at most
 
 IER_DATA, IER_EMPTY, IER_LINE, IER_MODEM = 1, 2, 4, 8
 IIR_NONE, IIR_MODEM, IIR_EMPTY, IIR_DATA, IIR_LINE, IIR_TIMEOUT, IIR_FIFOS = 1, 0, 2, 4, 6, 0xc, 0xc0
@@ -27,11 +31,25 @@ DIVISOR_AT_RESET = 12           # 9600 baud
 WAIT_MS = 5                     # how long a guest that finds no room leaves the processor to the manager
 
 
+class Gap(Timed):
+    """Until the next bytes come in."""
+
+    def __init__(self, agenda, uart):
+        Timed.__init__(self, agenda)
+        self.uart = uart
+
+    def tick(self, now):
+        self.set_due(NEVER)
+        self.uart.console_changed()
+
+
 class Uart(Device):
-    def __init__(self, console, lines):
+    def __init__(self, console, lines, agenda, clock):
         Device.__init__(self, FIRST_PORT, 8, True)
         self.console = console
         self.lines = lines
+        self.clock = clock
+        self.gap = Gap(agenda, self)
         self.fifo = [0] * FIFO          # circular
         self.clear()
 
@@ -39,6 +57,9 @@ class Uart(Device):
         """The state after a reset."""
         self.first = 0
         self.count = 0
+        self.filled = 0                 # bytes that have come in, of which some or all have not been read; 0: nothing is left of them
+        self.next_fill = NEVER          # TSC: before it nothing comes in
+        self.gap.set_due(NEVER)
         self.fifos_on = False
         self.trigger = 1
         self.overrun = False
@@ -63,8 +84,6 @@ class Uart(Device):
     @dont_inline                        # like all that is rare: what is common keeps few registers then
     def _read_data(self):
         value = self.divisor & 0xff if self.lcr & LCR_DLAB else self._receive()
-        self.update_line()
-        self._refill()                  # the next byte is a new edge where there is no FIFO
         self.update_line()
         return r_uint(value & 0xff)
 
@@ -119,6 +138,7 @@ class Uart(Device):
         on = byte & FCR_ENABLE != 0
         if on != self.fifos_on or byte & FCR_CLEAR_RECEIVER:
             self.count = 0              # switching the FIFOs clears them as well
+            self.filled = 0
         self.fifos_on = on
         self.trigger = TRIGGERS[byte >> FCR_TRIGGER_SHIFT & 3] if on else 1
 
@@ -162,18 +182,24 @@ class Uart(Device):
         self.count += 1
 
     def _refill(self):
-        """Let bytes from the manager in, while there is room: they never overrun."""
-        if self.console.has_input() and not self.mcr & MCR_LOOP and not self.held:
+        """Let bytes from the manager in, while there is room: they never overrun. Not while the guest reads the last ones."""
+        if self.console.has_input() and self.count == self.filled and not self.mcr & MCR_LOOP and not self.held:
             self._fill()
 
     @dont_inline
     def _fill(self):
+        if self.next_fill != NEVER:
+            if self.clock.now() < self.next_fill:
+                self.gap.set_due(self.next_fill)
+                return
+            self.next_fill = NEVER
         depth = FIFO if self.fifos_on else 1
         while self.count < depth:
             byte = self.console.get()
             if byte < 0:
-                return
+                break
             self._push(byte)
+        self.filled = self.count
 
     def _receive(self):
         self._refill()
@@ -182,7 +208,16 @@ class Uart(Device):
         byte = self.fifo[self.first % FIFO]
         self.first = (self.first + 1) % FIFO
         self.count -= 1
+        if self.count == 0:
+            self._leave_gap()
         return byte
+
+    def _leave_gap(self):
+        """The FIFO is empty."""
+        self.next_fill = self.clock.now() + self.clock.ticks(r_uint(self.filled), BYTES_PER_SECOND)
+        self.filled = 0
+        if self.console.has_input():
+            self.gap.set_due(self.next_fill)
 
     # Modem lines: a cable that is always connected, or the loop-back of our own.
     def _modem_lines(self):

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from bulkhead import accel, run
+from bulkhead import accel, emulator, run
 from bulkhead.facts import BUILD, config as facts
 from bulkhead.mistake import Trouble
 from tests.system.box import Box, config, parse_table, run_box, vm
@@ -348,6 +349,14 @@ def test_auto_takes_kvm_only_where_it_can_nest(tmp_path, monkeypatch, flags, nes
         with pytest.raises(Trouble, match='KVM cannot run this box'):
             accel.choose('kvm')
     assert accel.choose('tcg')[0] == 'tcg'
+
+
+@pytest.mark.parametrize('accelerator, right', [('tcg', 'tcg,thread=single'), ('kvm', 'kvm')])
+def test_all_of_an_emulated_machines_processors_have_one_thread(accelerator, right):
+    """QEMU 7.2 loses GIF and nested paging of the first processor otherwise, when another one loads its FPU (docs/proven.md)."""
+    folder = SimpleNamespace(modules=[], machine=SimpleNamespace(memory=1 << 28, cpus=2))
+    options = emulator.Qemu.options(folder, accelerator, False)
+    assert options[options.index('-accel') + 1] == right
 
 
 def test_nothing_is_left_in_the_folder_of_runs(described, kernel):

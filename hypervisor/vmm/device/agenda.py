@@ -7,6 +7,7 @@ class Timed(object):
 
     def __init__(self, agenda):
         self.agenda = agenda
+        agenda.add(self)
         self.due_at = NEVER             # TSC
 
     def due(self):
@@ -24,11 +25,11 @@ class Timed(object):
 
 class Agenda(object):
     def __init__(self):
-        self.devices = []               # set once, before anything runs
+        self.devices = []               # all there are, before anything runs
         self.nearest = NEVER            # TSC: what the loop hands to VCPU_RUN
 
-    def set_devices(self, devices):
-        self.devices = devices
+    def add(self, device):
+        self.devices = self.devices + [device]
 
     def update(self):
         nearest = NEVER

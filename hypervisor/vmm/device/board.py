@@ -28,7 +28,6 @@ class Board(object):
         self.power_management = PowerManagement(self.agenda, self.clock, self.lines, power)
         self.keyboard = Keyboard(power, self.lines)
         self.pci = Pci()
-        self.agenda.set_devices([self.pit, self.rtc, self.power_management])
         # What the bus sees. Port 0x61 lies between the keyboard's ports, so it comes before them.
         self.ports = [
             PicPorts(self.pic, self.pic.master, pics.MASTER_PORT), PicPorts(self.pic, self.pic.slave, pics.SLAVE_PORT),

@@ -14,12 +14,12 @@ from hypervisor.kernel.switch import switcher
 from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import call, lapic, svm
-from hypervisor.spec.context import QUICK_AGAIN, QUICK_AGAIN_RBX, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
+from hypervisor.spec.context import QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
 from hypervisor.spec.vcpu import CPUID_ASK, CPUID_TABLE
 from tests.unit.kernel.machine import Registers
 from tests.unit.kernel.test_guest_exits import VM, running
 from tests.unit.kernel.vm import block_of, run_guest_once
-from tests.unit.recorded import recorded
+from tests.unit.recorded import OF_ENTRY, recorded
 
 INTR, CPUID, MSR, VMMCALL = svm.EXIT_INTR, svm.EXIT_CPUID, svm.EXIT_MSR, svm.EXIT_VMMCALL
 X2APIC = lapic.APIC_BASE_RESET | lapic.APIC_BASE_ENABLE | lapic.APIC_BASE_X2APIC | lapic.APIC_BASE_BSP
@@ -135,7 +135,7 @@ def test_the_quick_path_does_what_the_loop_does(fresh, nrips, state, code, info1
 
 
 @pytest.mark.parametrize('code, info1, rax, rcx, rdx, expected', [
-    (CPUID, 0, 0, 0, 0, QUICK_AGAIN_RBX), (CPUID, 0, 0x80000008, 0, 0, QUICK_AGAIN_RBX), (CPUID, 0, 1, 0, 0, QUICK_AGAIN_RBX), (VMMCALL, 0, 0, 0, 0, QUICK_AGAIN),
+    (CPUID, 0, 0, 0, 0, OF_ENTRY), (CPUID, 0, 0x80000008, 0, 0, OF_ENTRY), (CPUID, 0, 1, 0, 0, OF_ENTRY), (VMMCALL, 0, 0, 0, 0, QUICK_AGAIN),
     (MSR, 0, 0, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 0, 0, bits.MSR_PAT, 0, QUICK_AGAIN), (MSR, 1, 0x70406, bits.MSR_PAT, 0x70406, QUICK_AGAIN),
     (MSR, 1, 1 << 31, bits.MSR_TSC_DEADLINE, 1, QUICK_AGAIN), (MSR, 0, 0, bits.MSR_TSC_DEADLINE, 0, QUICK_AGAIN), (MSR, 1, 0, EOI, 0, QUICK_AGAIN),
     (MSR, 1, 0x101, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 1, 0x501, bits.MSR_EFER, 0, QUICK_AGAIN), (MSR, 1, 0xc00, bits.MSR_EFER, 0, QUICK_LEAVE),

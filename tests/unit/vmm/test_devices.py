@@ -55,7 +55,14 @@ def test_uart_loop_back():
 def test_uart_receives_what_the_manager_sends():
     box = Box()
     box.input += b'key'
-    assert talk([('in', LSR), ('in', DATA), ('in', DATA), ('in', DATA), ('in', LSR)], box) == [0x61] + list(bytearray(b'key')) + [0x60]
+    assert talk([('out', IIR, 1), ('in', LSR), ('in', DATA), ('in', DATA), ('in', DATA), ('in', LSR)], box) == [0x61] + list(bytearray(b'key')) + [0x60]
+
+
+def test_without_a_fifo_each_byte_takes_its_time_on_the_line():
+    box = Box()
+    box.input += b'ke'
+    seen = talk([('in', LSR), ('in', DATA)] + [('in', LSR)] * 100 + [('in', DATA), ('in', LSR)], box)
+    assert seen[:3] == [0x61, ord('k'), 0x60] and seen[-3:] == [0x61, ord('e'), 0x60]
 
 
 def test_later_input_is_announced_by_its_signal():

@@ -13,7 +13,7 @@ from hypervisor.vmm.console import Console
 from hypervisor.vmm.bus import Bus
 from hypervisor.vmm.device.clock import Clock
 from hypervisor.vmm.uart import Uart
-from tests.unit.vmm.device.pc import HZ, MS, Pc
+from tests.unit.vmm.device.pc import HZ, MS, US, Pc
 
 PM_HZ = 3579545
 STATUS, ENABLE, CONTROL, TIMER = 0x600, 0x602, 0x604, 0x608
@@ -203,7 +203,7 @@ def with_uart(ier=0, mcr=OUT2, fcr=0):
     pc = Pc()
     pc.console = Console()
     pc.console.set_clock(r_uint(HZ // 1000))
-    pc.uart = Uart(pc.console, pc.board.lines)
+    pc.uart = Uart(pc.console, pc.board.lines, pc.board.agenda, pc.board.clock)
     pc.bus = Bus([pc.uart] + pc.board.ports, pc.board.memory)
     pc.put(IIR, fcr)
     pc.put(MCR, mcr)
@@ -227,9 +227,80 @@ def test_received_bytes_ask_until_they_are_read():
     assert not asks(pc) and pc.get(IIR) == 1
     arrives(pc, b'ab')
     assert asks(pc) and pc.get(IIR) == 4
-    assert pc.get(DATA) == ord('a') and asks(pc)
-    assert pc.get(DATA) == ord('b') and not asks(pc) and pc.get(IIR) == 1
+    assert pc.get(DATA) == ord('a') and not asks(pc)
+    pc.let_pass(MS)
+    assert asks(pc) and pc.get(DATA) == ord('b') and not asks(pc) and pc.get(IIR) == 1
     assert len(pc.times(COM1)) == 2, 'each byte is an edge where there is no FIFO'
+
+
+def drains(pc):
+    """Reads until there is nothing, as drivers do: what it has got."""
+    got = bytearray()
+    while pc.get(LSR) & 1:
+        got.append(pc.get(DATA))
+    return bytes(got)
+
+
+def test_a_driver_that_reads_until_there_is_nothing_has_time_for_others():
+    """A FIFO for each millisecond: then its handler finds nothing and ends, whatever more waits."""
+    pc, pasted = with_uart(ier=1, fcr=0x81), bytes(bytearray(range(100)))
+    arrives(pc, pasted)
+    got = b''
+    for _ in range(7):
+        assert asks(pc) and pc.get(IIR) & 4
+        got += drains(pc)
+        assert not asks(pc) and pc.get(IIR) & 1 and drains(pc) == b'', 'it looks again, as Linux does'
+        pc.let_pass(MS - 100 * US)
+        assert not asks(pc) and drains(pc) == b''
+        arrives(pc, b'')
+        assert not asks(pc), 'a signal does not let it in either'
+        pc.let_pass(200 * US)
+    assert got == pasted and not asks(pc) and len(pc.times(COM1)) == 7
+    assert pc.uart.gap.due_at == 0
+
+
+def test_what_comes_while_the_guest_reads_waits_for_the_end_of_that():
+    pc = with_uart(ier=1, fcr=0x81)
+    arrives(pc, b'abc')
+    assert pc.get(DATA) == ord('a')
+    arrives(pc, b'def')
+    assert drains(pc) == b'bc' and not asks(pc)
+    pc.let_pass(MS)
+    assert asks(pc) and drains(pc) == b'def'
+
+
+def test_a_single_key_is_there_at_once_and_leaves_nothing_to_wait_for():
+    pc = with_uart(ier=1, fcr=0x81)
+    for key in b'ls':
+        arrives(pc, key)
+        assert asks(pc) and drains(pc) == key and pc.uart.gap.due_at == 0
+        pc.let_pass(MS)
+
+
+def test_a_key_right_behind_the_last_one_comes_when_the_line_is_free():
+    pc = with_uart(ier=1, fcr=0x81)
+    arrives(pc, b'a')
+    assert drains(pc) == b'a'
+    arrives(pc, b'b')
+    assert not asks(pc)
+    pc.let_pass(MS)
+    assert asks(pc) and drains(pc) == b'b'
+
+
+def test_what_is_cleared_away_is_no_obstacle_to_what_comes():
+    pc = with_uart(ier=1, fcr=0x81)
+    arrives(pc, b'abc')
+    pc.put(IIR, 0x83)
+    arrives(pc, b'd')
+    assert asks(pc) and drains(pc) == b'd'
+
+
+def test_a_reset_forgets_that_the_line_is_busy():
+    pc = with_uart(ier=1, fcr=0x81)
+    arrives(pc, b'x' * 20)
+    assert drains(pc) == b'x' * 16 and pc.uart.gap.due_at != 0
+    pc.uart.clear()
+    assert pc.uart.gap.due_at == 0 and pc.get(LSR) & 1 and pc.get(DATA) == ord('x')
 
 
 def test_fifo_tells_its_trigger_level_from_a_timeout():
@@ -315,6 +386,7 @@ def test_guest_without_rts_gets_nothing_until_it_gives_it_again():
     pc.put(MCR, 0x0a)
     pc.put(MCR, 0x08)
     arrives(pc, b'bc')
+    pc.let_pass(MS)
     assert not asks(pc) and pc.get(LSR) & 1 == 0
     pc.put(MCR, 0x0a)
     assert asks(pc) and pc.get(DATA) == ord('b') and pc.get(DATA) == ord('c'), 'the manager has told already: nobody tells again'
