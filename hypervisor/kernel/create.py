@@ -261,6 +261,7 @@ def open_vcpu(vcpu, compartment):
     base = arena.hva(private)
     vcpu.area = base + context.PRIVATE_AREA
     vcpu.cpuid = base + context.PRIVATE_CPUID
+    vcpu.note_apart()
     vcpu.fpu = base + context.PRIVATE_FPU
     memory.store64(vcpu.area + context.VMM['AREA'], compartment.task.area)
     memory.store64(vcpu.area + context.VMM['ROOT'], compartment.space.root)

@@ -86,19 +86,23 @@ def quick_path(words):
         if unlikely(leaf & ELSEWHERE != R0):
             return QUICK_LEAVE
         place = (leaf | leaf >> FROM_BIT_31) & (2 * CPUID_LEAVES - 1)
-        if unlikely((memory.load64(vcpu.area + ASK) >> intmask(place)) & 1 != R0):
-            return QUICK_HAND
+        if unlikely((vcpu.apart >> intmask(place)) & 1 != R0):
+            return cpuid_apart(vcpu, place)
         if unlikely(not step_over(vcpu, words.CPUID_BYTES)):
             return QUICK_LEAVE
         vcpu.quick_cpuid += 1
-        if place == r_uint(1):
-            return leaf_1(vcpu)
         return intmask(vcpu.area + TABLE + place * 16)
 
     cpuid._dont_inline_ = words.CPUID_APART
 
     @dont_inline                            # what it needs registers for, the others need not
-    def leaf_1(vcpu):
+    def cpuid_apart(vcpu, place):
+        """A leaf that the VMM is to be asked for, or leaf 1."""
+        if place != r_uint(1) or memory.load64(vcpu.area + ASK) & 2 != R0:
+            return QUICK_HAND
+        if unlikely(not step_over(vcpu, words.CPUID_BYTES)):
+            return QUICK_LEAVE
+        vcpu.quick_cpuid += 1
         entry = vcpu.area + (TABLE + 16)
         changed = vcpu.area + CHANGED
         memory.store64(changed + EAX, memory.load64(entry + EAX))       # and EBX

@@ -138,6 +138,7 @@ def apply_rare(vcpu, page, dirty):
     """What an emulated instruction leaves alone."""
     if dirty & r_uint(GROUP_CPUID) != R0:
         memory.copy(vcpu.cpuid, page + CPUID_TABLE, r_uint(CPUID_BYTES))
+        vcpu.note_apart()
     if dirty & r_uint(GROUP_CONTROL) != R0:
         rule = apply_control(vcpu, page)
         if rule != 0:

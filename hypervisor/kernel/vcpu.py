@@ -9,8 +9,10 @@ from hypervisor.kernel.switch import switcher
 from hypervisor.spec import call
 from hypervisor.spec import context as layout
 from hypervisor.spec import exit as kinds
+from hypervisor.spec.vcpu import CPUID_ASK, CPUID_TABLE
 
 R0 = r_uint(0)
+LEAF_1 = r_uint(1 << 1)
 
 
 class Vcpu(Context):
@@ -62,6 +64,7 @@ class Vcpu(Context):
         # Memory
         self.area = R0              # hva of the register area (spec/context.py AREA)
         self.cpuid = R0             # hva of the CPUID table
+        self.apart = R0             # basic and extended leaves (bits 0 to 31, 32 to 63) that are not answered from it as they are
         self.fpu = R0               # hva of the FPU state
         self.page = R0              # hva of the vCPU page
         self.page_hpa = R0
@@ -120,6 +123,11 @@ class Vcpu(Context):
         self.quick_msr_write = R0
         self.quick_io = R0
         self.quick_memory = R0
+
+    def note_apart(self):
+        """The CPUID table is new: which leaves are not ready in it? Those that the VMM wants to be asked for, and leaf 1, which follows CR4 and
+        the APIC."""
+        self.apart = memory.load64(self.cpuid + r_uint(CPUID_ASK - CPUID_TABLE)) | LEAF_1
 
     def has_interrupt(self):
         """Is anything waiting that the guest would take if its flags let it?"""

@@ -15,10 +15,10 @@ from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import call, lapic, svm
 from hypervisor.spec.context import QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
-from hypervisor.spec.vcpu import CPUID_ASK, CPUID_TABLE
+from hypervisor.spec.vcpu import ANSWER, CPUID_ASK, CPUID_TABLE, GROUP_CPUID
 from tests.unit.kernel.machine import Registers
 from tests.unit.kernel.test_guest_exits import VM, running
-from tests.unit.kernel.vm import block_of, run_guest_once
+from tests.unit.kernel.vm import block_of, make_vm, run_guest_once, vcpu_page
 from tests.unit.recorded import OF_ENTRY, recorded
 
 INTR, CPUID, MSR, VMMCALL = svm.EXIT_INTR, svm.EXIT_CPUID, svm.EXIT_MSR, svm.EXIT_VMMCALL
@@ -66,7 +66,8 @@ def prepare(box, state):
     vcpu.pat = r_uint(0x0006040100050607)
     for n in range(4):
         memory.store32(vcpu.cpuid + 16 + 4 * n, r_uint((0, 0, 0xf0f0f0f0 if state['cr4'] & OSXSAVE else 0xf8f8f8f8, 0x0f0f0f0f)[n]))
-    memory.store32(vcpu.cpuid + CPUID_ASK - CPUID_TABLE, r_uint(0x10))
+    memory.store32(vcpu.cpuid + CPUID_ASK - CPUID_TABLE, r_uint(state.get('ask', 0x10)))
+    vcpu.note_apart()
     vcpu.attention, vcpu.event, vcpu.flush = state['attention'], r_uint(state['event']), state['flush']
     return vcpu
 
@@ -145,6 +146,24 @@ def test_the_quick_path_does_what_the_loop_does(fresh, nrips, state, code, info1
 def test_what_is_quick(fresh, code, info1, rax, rcx, rdx, expected):
     _, answered = outcome(fresh(running), PLAIN, code, info1, rax, rcx, rdx, svm_quick)
     assert answered == expected
+
+
+@pytest.mark.parametrize('leaf', [1, 3, 4])
+@pytest.mark.parametrize('ask', [0, 2, 0x10, 0x12])
+def test_leaf_1_is_the_vmms_too_where_it_wants_that(fresh, ask, leaf):
+    _, answered = outcome(fresh(running), dict(PLAIN, ask=ask), CPUID, 0, leaf, 0, 0, svm_quick)
+    assert answered == (QUICK_HAND if ask >> leaf & 1 else OF_ENTRY)
+
+
+def test_which_leaves_are_apart_is_known_from_the_start_and_follows_the_vmms_table(fresh):
+    box = fresh()
+    make_vm(box, VM)
+    vcpu = compartments[VM].vcpus[0]
+    assert int(vcpu.apart) == 2
+    box.memory.put_word(vcpu_page(VM) + CPUID_ASK, 0x80000010 | 0x11 << 32)
+    box.memory.put_word(vcpu_page(VM) + ANSWER['DIRTY'], GROUP_CPUID)
+    assert box.kernel_call(VM, call.VCPU_RUN, call.SLOT_VCPU, 0) is None
+    assert int(vcpu.apart) == 0x80000012 | 0x11 << 32
 
 
 def test_memory_types_of_the_pat():

@@ -76,6 +76,7 @@ def outcome(box, code, info1, info2, registers_before, things, straight, rflags=
     step of the loop."""
     vcpu = prepare(box, dict(PLAIN, rflags=rflags, cr4=cr4, base=base, efer=efer))
     memory.store32(vcpu.cpuid + layout.CPUID_ASK - layout.CPUID_TABLE, r_uint(1 << leaf))
+    vcpu.note_apart()
     hw.fake_quick[0] = (svm_quick.first, svm_quick.more)
     hw.fake_straight[0] = (svm_quick.hand, svm_quick.answered) if straight else None
     seen = []

@@ -45,6 +45,7 @@ def prepared(state):
     memory.store32(vcpu.cpuid + 24, r_uint(0xf0f0f0f0 if state['cr4'] & OSXSAVE else 0xf8f8f8f8))
     memory.store32(vcpu.cpuid + 28, r_uint(0x0f0f0f0f))
     memory.store32(vcpu.cpuid + CPUID_ASK - CPUID_TABLE, r_uint(SUBLEAVES))
+    vcpu.note_apart()
     vmcs = core.fields(vcpu)
     vmcs[vmx.GUEST_RFLAGS], vmcs[vmx.GUEST_INTERRUPTIBILITY], vmcs[vmx.GUEST_CR4] = state['rflags'], state['blocking'], state['cr4']
     vmcs[vmx.CR4_SHADOW] = state['cr4']

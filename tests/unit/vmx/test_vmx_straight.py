@@ -43,6 +43,7 @@ def outcome(reason, qualification, rax, result, straight, rflags=2, blocking=1, 
     vcpu.page = arena.take()
     vcpu.cpuid = vcpu.area + PRIVATE_CPUID
     memory.store32(vcpu.cpuid + CPUID_ASK - CPUID_TABLE, r_uint(1 << 4))
+    vcpu.note_apart()
     for name, value in (('AREA', task.area), ('ROOT', r_uint(0x5000)), ('REASONS', exit_reasons(vcpu))):
         memory.store64(vcpu.area + VMM[name], value)
     task.block(IN_VCPU_RUN, r_uint(0))
