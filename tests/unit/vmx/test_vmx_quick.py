@@ -36,6 +36,7 @@ PLAIN = {'rflags': 2, 'blocking': 1, 'cr4': 0x40020, 'efer': 0xd00, 'x2apic': Tr
 def prepared(state):
     core = Core().enable()
     vcpu = core.vcpu()
+    vcpu.compartment.vcpus, vcpu.compartment.vcpu_count = [vcpu], 1
     switcher.vendor, switcher.owner = core.vendor, vcpu
     scheduler.armed = r_uint(1)
     vcpu.cpuid = vcpu.area + PRIVATE_CPUID
