@@ -327,7 +327,7 @@ def test_example_boxes_have_no_mistakes():
 
 WORDS = st.sampled_from(['box', 'vm', 'boot', 'name', 'memory', 'cpus', 'vcpus', 'modules', 'image', 'kind', 'load', 'x', 'vmm', 'restarts', 'entitlement', 'cap', 'weight'])
 VALUES = st.recursive(
-    st.none() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.booleans() | st.sampled_from(['16M', 'guest', 'a', '', 'flat', '..', '@']),
+    st.none() | st.integers(-5, 5) | st.sampled_from([10 ** 18, -10 ** 400, 10 ** 400, 10 ** 4299]) | st.floats(allow_nan=False) | st.booleans() | st.sampled_from(['16M', 'guest', 'a', '', 'flat', '..', '@']),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12)
 
 
@@ -341,11 +341,22 @@ def written(value):
     return '"%s"' % value if isinstance(value, str) else str(value).lower() if not isinstance(value, float) else '%e' % value
 
 
+@pytest.mark.parametrize('text, line, key, what', [
+    ('[box]\ncpus = 0x%s' % ('f' * 5000), 2, 'box.cpus', 'is a number that does not fit into 64 bits'),
+    ('[[vm]]\nname = "a"\nvcpus = %d' % (1 << 63), 3, 'vm "a", vcpus', 'is a number that does not fit into 64 bits'),
+    ('[box]\ncpus = %s' % ('1' * 5000), 0, '', 'holds a number of thousands of digits: this is no machine.toml'),
+])
+def test_numbers_that_nobody_could_count_to(text, line, key, what):
+    assert [(mistake.line, mistake.key, mistake.what) for mistake in mistakes_in(text, Path('/nowhere'))] == [(line, key, what)]
+
+
 @settings(max_examples=300)
 @given(st.dictionaries(WORDS, VALUES, max_size=5))
 @example({'vm': {'boot': {'modules': [1, [], {}]}}})
 @example({'box': {'memory': '16M'}, 'vm': [{'name': 'a', 'memory': '2M', 'boot': {'kind': ['flat'], 'image': '@'}}]})
 @example({'vm': [[]]})
+@example({'vm': {'entitlement': 1.8e306}})
+@example({'vm': {'cap': 10 ** 400}})
 def test_no_table_leads_to_a_traceback(table):
     text = '\n'.join('%s = %s' % (key, written(value)) for key, value in table.items())
     for mistake in mistakes_in(text, Path('/nowhere')):

@@ -118,10 +118,10 @@ def _vcpus(value):
 
 def _hundredths(value, what):
     """0.25 as 25. What has more than two decimals is a mistake, not rounded."""
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or type(value) is float and not math.isfinite(value):
         raise wrong('is %s, in processors' % what, '0.25')
-    hundredths = round(value * share.WHOLE)
-    if abs(value * share.WHOLE - hundredths) > 1e-6 or not share.LEAST <= hundredths <= share.WHOLE:
+    hundredths = round(value * share.WHOLE) if 0 <= value <= 1 else 0        # what is much larger cannot be multiplied
+    if not share.LEAST <= hundredths <= share.WHOLE or abs(value * share.WHOLE - hundredths) > 1e-6:
         raise wrong('%s is not %s' % (value, what), 'from %s to %s, with two decimals' % (processors_text(share.LEAST), processors_text(share.WHOLE)))
     return hundredths
 
@@ -293,6 +293,9 @@ def read(path):
 
 
 def parse(source):
+    _refuse_long_numbers(source, source.table, ())
+    if source.mistakes:
+        raise Mistakes(source.mistakes)
     table = copy.deepcopy(source.table)
     _hint_at_shapes(source, table)
     machine = _validated(source, table)
@@ -331,8 +334,18 @@ def _parse(path, text):
         what = re.sub(r' \(at .*\)$', '', said)
         column = ', column %s' % found[2] if found else ', at its end'
         raise Mistakes([Mistake(str(path), line, '', 'is no TOML here%s: %s' % (column, what[:1].lower() + what[1:]))]) from None
+    except ValueError:
+        raise Mistakes([Mistake(str(path), 0, '', 'holds a number of thousands of digits: this is no machine.toml')]) from None
     except RecursionError:
         raise Mistakes([Mistake(str(path), 0, '', 'is nested too deeply: this is no machine.toml')]) from None
+
+
+def _refuse_long_numbers(source, value, path):
+    """Source: TOML v1.0.0, "Integer". Longer ones cannot be computed with like others, nor even be told."""
+    if isinstance(value, int) and not -1 << 63 <= value < 1 << 63:
+        source.add(path, 'is a number that does not fit into 64 bits')
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        _refuse_long_numbers(source, inner, path + (key,))
 
 
 def _hint_at_shapes(source, table):
