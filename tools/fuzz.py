@@ -3,10 +3,11 @@
 
     tools/fuzz.py MINUTES PYTHON2 PYTHON3
 
-Each round has a seed. Ends at the first failure, and prints the command that repeats it. Exit status 0 when all passed.
+Each round has a seed. Prints each failure with the command that repeats it, and goes on with the others. Exit status 0 when all passed.
 """
 import concurrent.futures
 import random
+import re
 import subprocess
 import sys
 import time
@@ -14,30 +15,45 @@ from pathlib import Path
 
 import parts
 
+STATEFUL = '.runTest'                # what every state machine's test is called
 NO_TESTS = 5        # pytest's exit status for a part without properties
 
 
-def run(python, part, seed):
-    command = [python, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', '-m', 'hypothesis', '--hypothesis-profile=fuzz',
-               '--hypothesis-seed=%d' % seed, str(part)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def run(python, part, seed, without):
+    """without: names of tests that are left out. Returns the command, pytest's exit status and what it has printed."""
+    command = [python, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'hypothesis', '--hypothesis-profile=fuzz', '--hypothesis-seed=%d' % seed, str(part)]
+    known = ['-k', ' and '.join('not ' + name for name in sorted(without))] if without else []
+    done = subprocess.run(command + known, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return ' '.join(command), done.returncode, done.stdout.decode('utf-8', 'replace')
+
+
+def failed(output):
+    """The names of the tests that a run's output tells of."""
+    names = re.findall(r'^_{2,} (\S+?)(?:\[.*\])? _{2,}$', output, re.M)
+    return set(name[:-len(STATEFUL)] if name.endswith(STATEFUL) else name.split('.')[-1] for name in names)
 
 
 def main(minutes, python2, python3):
     wanted = [(python2, part) for part in parts.parts([Path('tests/unit')])] + [(python3, Path('tests/tools'))]
-    end, rounds, seed = time.monotonic() + 60 * float(minutes), 0, random.randrange(1 << 32)
+    end, rounds, seed, known = time.monotonic() + 60 * float(minutes), 0, random.randrange(1 << 32), set()
+    broken = []
     with concurrent.futures.ThreadPoolExecutor(parts.AT_ONCE) as pool:
         while time.monotonic() < end:
-            found = 0
-            for command, status, output in pool.map(lambda part: run(*part, seed), wanted):
+            passed = 0
+            for command, status, output in pool.map(lambda part: run(*part, seed, set(known)), wanted):
+                passed += status == 0
                 if status not in (0, NO_TESTS):
-                    sys.exit('%s\n%s: repeat with\n  %s' % (output, 'round %d' % (rounds + 1), command))
-                found += status == 0
-            if not found:
+                    print('%s\nrepeat it with\n  %s\n' % (output, command), flush=True)
+                    known |= failed(output)
+                    broken.append(command)
+                    if not failed(output):
+                        sys.exit('pytest itself has failed')
+            if not passed and not broken:
                 sys.exit('there are no properties')
             rounds, seed = rounds + 1, seed + 1
-            print('round %d, seed %d: %d parts passed' % (rounds, seed - 1, found), flush=True)
+            print('round %d, seed %d: %d parts passed' % (rounds, seed - 1, passed), flush=True)
+    if broken:
+        sys.exit('failed: %s; left out of the rounds that followed. To repeat it:\n  %s' % (', '.join(sorted(known)), '\n  '.join(broken)))
     print('%d rounds passed' % rounds)
 
 
