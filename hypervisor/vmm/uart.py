@@ -183,11 +183,13 @@ class Uart(Device):
 
     def _refill(self):
         """Let bytes from the manager in, while there is room: they never overrun. Not while the guest reads the last ones."""
-        if self.console.has_input() and self.count == self.filled and not self.mcr & MCR_LOOP and not self.held:
+        if self.console.has_input() and not self.mcr & MCR_LOOP and not self.held:
             self._fill()
 
     @dont_inline
     def _fill(self):
+        if self.count != self.filled:
+            return
         if self.next_fill != NEVER:
             if self.clock.now() < self.next_fill:
                 self.gap.set_due(self.next_fill)
