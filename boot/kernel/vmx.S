@@ -46,9 +46,9 @@
  * 4. an exit comes to bh_vmx_exit, with the area in RSP, which is HOST_RSP. RAX and four registers go to the area, and k_vmx_first
  *    (hypervisor/kernel/quick.py) is asked. Where it says QUICK_AGAIN the guest goes on, with what else belongs to it still in the
  *    processor; with an address, likewise, but for EAX to EDX, which are there. With QUICK_MORE four more go to the area, and k_vmx_more is
- *    asked. Otherwise the rest of the registers and CR2 go to the area, and that answer is returned, unless it is QUICK_HAND. HOST_RIP is one of three: bh_vmx_exit,
- *    bh_vmx_exit_lent while the local APIC may be lent, where each entry looks at nmi_noted, or bh_vmx_exit_once, where nothing is asked and
- *    QUICK_LEAVE returned;
+ *    asked. Otherwise the rest of the registers and CR2 go to the area, and that answer is returned, unless it is QUICK_HAND. HOST_RIP is one
+ *    of three: bh_vmx_exit, bh_vmx_exit_lent while the local APIC may be lent, where each entry looks at nmi_noted, or bh_vmx_exit_once,
+ *    where nothing is asked and QUICK_LEAVE returned;
  * 5. with QUICK_HAND k_vmx_hand (hypervisor/kernel/straight.py) is asked. Where that says QUICK_TASK the VMM runs, and k_vmx_answered hears
  *    with which vector it has come back. QUICK_AGAIN: the guest goes on; nothing has changed CR2 since its exit;
  * 6. when the instruction itself fails, return 1 (VMfailInvalid) or 2 (VMfailValid); the area is unchanged.
