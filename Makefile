@@ -67,9 +67,9 @@ test-tools: build   ## test the bulkhead command and the build's own steps
 test-system: build  ## boot whole boxes on QEMU and Bochs, hostile guests and VMMs among them, and keep the bench's limits
 	@$(pytest3) -n 2 $(call some-tests,tests/system tests/hostile tests/bench)
 
-test-all:       ## run all tests, and the long matrix of real guests
+test-all:       ## run all tests, the long matrix of real guests, and fuzz
 	@failed=; \
-	for level in test test-matrix; do \
+	for level in test test-matrix fuzz; do \
 	    $(MAKE) --no-print-directory $$level || failed="$$failed $$level"; \
 	done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
