@@ -38,7 +38,7 @@ def main(minutes, python2, python3):
     end, rounds, seed, known = time.monotonic() + 60 * float(minutes), 0, random.randrange(1 << 32), set()
     broken = []
     with concurrent.futures.ThreadPoolExecutor(parts.AT_ONCE) as pool:
-        while time.monotonic() < end:
+        while rounds == 0 or time.monotonic() < end:
             passed = 0
             for command, status, output in pool.map(lambda part: run(*part, seed, set(known)), wanted):
                 passed += status == 0

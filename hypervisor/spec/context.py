@@ -7,7 +7,7 @@ A vCPU's private page in the arena holds its register area, its CPUID table, an 
 state that it left.
 """
 from hypervisor.spec.record import offsets
-from hypervisor.spec.vcpu import GPR
+from hypervisor.spec.vcpu import CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GPR
 
 AREA = offsets(GPR + ['RIP', 'RFLAGS', 'ERROR', 'CR2'])
 # Behind it, of a vCPU: how the crossings enter its VMM, where an exit goes straight there (hypervisor/kernel/straight.py).
@@ -19,8 +19,9 @@ PANIC = offsets(GPR + ['RIP', 'RFLAGS', 'ERROR', 'VECTOR', 'CS', 'SS', 'CR0', 'C
 
 PRIVATE_AREA = 0               # in a vCPU's private page
 PRIVATE_CPUID = 256             # as in the vCPU page from CPUID_TABLE on
-PRIVATE_ENTRY = 2048            # EAX, EBX, ECX, EDX
+PRIVATE_ENTRY = 2336            # EAX, EBX, ECX, EDX
 PRIVATE_FPU = 2560              # XSAVE area, 64-byte aligned; x87, SSE and AVX need 832 bytes
+assert PRIVATE_CPUID + CPUID_ASK + 4 * len(CPUID_CLASSES) - CPUID_TABLE <= PRIVATE_ENTRY <= PRIVATE_FPU - 16
 
 # What a vendor's quick path (hypervisor/kernel/quick.py) tells the assembly, and that the loop: the exit is the loop's; finished, and the
 # guest goes on; finished, and the loop looks before the next entry. 1 and 2 are VMX instructions that failed (hypervisor/hw/vmx.py). MORE: ask

@@ -16,7 +16,7 @@ ____ TestThree.runTest ____
 def rounds(monkeypatch):
     """rounds(answer, count) runs that many; answer(part, seed, without) is pytest's (status, output). Returns what was run."""
     def play(answer, count=3):
-        ran, clock = [], iter([0] * (count + 1) + [10 ** 9])
+        ran, clock = [], iter([0] * count + [10 ** 9] * 9)
         monkeypatch.setattr(fuzz.time, 'monotonic', lambda: next(clock))
         monkeypatch.setattr(fuzz.parts, 'parts', lambda folders: ['a', 'b'])
 
@@ -34,6 +34,11 @@ def test_each_round_has_a_seed_of_its_own(rounds, capsys):
     first = ran[0][1]
     assert [(part, seed - first) for part, seed, _ in ran] == [(part, n) for n in range(3) for part in ('a', 'b', 'tests/tools')]
     assert capsys.readouterr().out.splitlines()[-1] == '3 rounds passed'
+
+
+def test_no_time_is_one_round(rounds):
+    """Or nothing would have run, and passed."""
+    assert len(rounds(lambda part, without: (0, ''), 1)) == 3
 
 
 def test_a_failure_is_told_once_with_its_command_and_the_rest_goes_on(rounds, capsys):

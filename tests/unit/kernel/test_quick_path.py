@@ -15,7 +15,7 @@ from hypervisor.spec import cpu as bits
 from hypervisor.spec import exit as kinds
 from hypervisor.spec import call, lapic, svm
 from hypervisor.spec.context import QUICK_AGAIN, QUICK_DONE, QUICK_HAND, QUICK_LEAVE
-from hypervisor.spec.vcpu import ANSWER, CPUID_ASK, CPUID_TABLE, GROUP_CPUID
+from hypervisor.spec.vcpu import ANSWER, CPUID_ASK, CPUID_CLASSES, CPUID_TABLE, GROUP_CPUID
 from tests.unit.kernel.machine import Registers
 from tests.unit.kernel.test_guest_exits import VM, running
 from tests.unit.kernel.vm import block_of, make_vm, run_guest_once, vcpu_page
@@ -153,6 +153,16 @@ def test_what_is_quick(fresh, code, info1, rax, rcx, rdx, expected):
 def test_leaf_1_is_the_vmms_too_where_it_wants_that(fresh, ask, leaf):
     _, answered = outcome(fresh(running), dict(PLAIN, ask=ask), CPUID, 0, leaf, 0, 0, svm_quick)
     assert answered == (QUICK_HAND if ask >> leaf & 1 else OF_ENTRY)
+
+
+def test_the_table_stays_as_the_vmm_has_given_it(fresh):
+    """Leaf 1 is told otherwise than it stands there."""
+    box = fresh(running)
+    vcpu, pages = prepare(box, PLAIN), []
+    for _ in range(2):
+        pages.append([int(memory.load32(vcpu.cpuid + n)) for n in range(0, CPUID_ASK + 4 * len(CPUID_CLASSES) - CPUID_TABLE, 4)])
+        assert outcome(box, PLAIN, CPUID, 0, 1, 0, 0, svm_quick)[1] == OF_ENTRY
+    assert pages[0] == pages[1] and any(pages[0])
 
 
 def test_which_leaves_are_apart_is_known_from_the_start_and_follows_the_vmms_table(fresh):
